@@ -1,0 +1,193 @@
+"""From a recipe and opened checkpoints to bytes: one door for streams, builds and the command."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from vectors.tensorfile.checkpoint import Checkpoint
+
+from .align import Report, TermSource, align
+from .block import Workspace
+from .errors import MergeError, _
+from .kernels import KERNEL
+from .layout import Combination, VirtualFile, VirtualModel, copy_plan, lay_out
+from .methods import get_method
+from .recipe import Recipe, collapse
+
+PIECE_BYTES = 2**20
+TASK_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """An equipped model, not yet computed: its virtual files and the alignment report.
+
+    ``source`` is the reference of the checkpoint whose tensors and files shape the result: the
+    target, or the one checkpoint that the recipe's sum is.
+    """
+
+    recipe: Recipe
+    model: VirtualModel
+    report: Report
+    source: str
+
+
+def equip(
+    recipe: Recipe,
+    *,
+    target: Checkpoint,
+    foundation: Checkpoint,
+    terms: Sequence[TermSource],
+) -> Equipment:
+    """Align and lay out ``recipe``. Reads headers only. Raises MergeError, RecipeError.
+
+    ``terms`` are the sources of ``recipe.terms``, in the same order.
+    """
+    by_ref = {term.ref: term for term in terms}
+    whole = {term.ref for term in terms if term.form == "full"}
+    single = collapse(recipe, whole)
+    method = get_method(recipe.method)
+    values = method.check_parameters(recipe.parameters)
+    combination = Combination(
+        method, [float(term.coefficient) for term in recipe.terms], values
+    )
+    planned, report = align(
+        target,
+        foundation,
+        [by_ref[term.ref] for term in recipe.terms],
+        operates_on=method.operates_on,
+        out_dtype=recipe.out_dtype,
+    )
+    if single is None:
+        return Equipment(recipe, lay_out(planned, target, combination), report, recipe.target)
+    checkpoint = _checkpoint_of(single, recipe, target, foundation, by_ref)
+    report.collapsed_to = single
+    return Equipment(recipe, lay_out(copy_plan(checkpoint), checkpoint, combination), report, single)
+
+
+def _checkpoint_of(
+    ref: str,
+    recipe: Recipe,
+    target: Checkpoint,
+    foundation: Checkpoint,
+    by_ref: Mapping[str, TermSource],
+) -> Checkpoint:
+    if ref == recipe.target:
+        return target
+    if ref == recipe.foundation:
+        return foundation
+    content = by_ref[ref].content
+    assert isinstance(content, Checkpoint)
+    return content
+
+
+def identity(recipe: Recipe, path: str) -> str:
+    """What identifies the bytes of an output file: the recipe, the file, the kernel's version."""
+    return hashlib.sha256(f"{recipe.hash}\n{path}\n{KERNEL}".encode()).hexdigest()
+
+
+def stream(file: VirtualFile, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """Yield bytes ``[start, stop)`` of ``file`` in pieces of about 1 MiB."""
+    stop = file.size if stop is None else stop
+    held = bytearray()
+    for piece in file.read(start, stop):
+        held += piece
+        if len(held) >= PIECE_BYTES:
+            yield bytes(held)
+            held.clear()
+    if held:
+        yield bytes(held)
+
+
+def write_model(
+    equipment: Equipment,
+    folder: Path,
+    extra_files: Mapping[str, bytes | Path],
+    *,
+    on_bytes: Callable[[int], None] | None = None,
+    threads: int = 2,
+) -> None:
+    """Write the whole repository to ``folder``, which appears only when it is complete.
+
+    ``extra_files`` are the configuration, tokenizer and card. Raises MergeError when the folder is
+    in use or the disk is too small, before anything is computed.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MergeError(
+            _("%(folder)s already exists and is not empty. Choose another folder, or empty it."),
+            folder=str(folder),
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if equipment.model.size > free:
+        raise MergeError(
+            _("The model takes %(size).1f GB and only %(free).1f GB are free in %(folder)s."),
+            size=equipment.model.size / 1e9,
+            free=free / 1e9,
+            folder=str(folder.parent),
+        )
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir()
+        for path, file in equipment.model.files.items():
+            _write_file(file, partial / path, on_bytes, threads)
+        if equipment.model.index is not None:
+            (partial / "model.safetensors.index.json").write_bytes(equipment.model.index)
+        for path, content in extra_files.items():
+            goal = partial / path
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                goal.write_bytes(content)
+            else:
+                shutil.copyfile(content, goal)
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    except OSError as error:
+        raise MergeError(
+            _("%(folder)s cannot be written: %(reason)s. Nothing was left behind."),
+            folder=str(folder),
+            reason=error.strerror or str(error),
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+_local = threading.local()
+
+
+def _write_file(
+    file: VirtualFile, path: Path, on_bytes: Callable[[int], None] | None, threads: int
+) -> None:
+    with path.open("wb") as handle:
+        descriptor = handle.fileno()
+        os.truncate(descriptor, file.size)
+
+        def write(start: int) -> int:
+            work = _local.__dict__.setdefault("work", Workspace())
+            at = start
+            for piece in file.read(start, min(start + TASK_BYTES, file.size), work):
+                done = 0
+                while done < len(piece):
+                    done += os.pwrite(descriptor, piece[done:], at + done)
+                at += len(piece)
+            return at - start
+
+        with ThreadPoolExecutor(threads) as pool:
+            futures = [pool.submit(write, start) for start in range(0, file.size, TASK_BYTES)]
+            try:
+                for future in as_completed(futures):
+                    count = future.result()
+                    if on_bytes:
+                        on_bytes(count)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        os.fsync(descriptor)

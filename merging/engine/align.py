@@ -1,25 +1,21 @@
 """Alignment: every tensor of target, foundation and terms ends in one stated case.
 
-Nothing is skipped in silence. Names are matched exactly, or through one prefix (``model.`` ↔
-``language_model.model.``) that is found from the names themselves, so no architecture is special.
+Nothing is skipped in silence; which name means which tensor is found by ``match_names``.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vectors.tensorfile.checkpoint import Checkpoint, Tensor
 from vectors.tensorfile.dtypes import DTYPES
 from vectors.tensorfile.lora import Adapter
+from vectors.tensorfile.names import VOCABULARY, match_names, shape_text
 
 from .block import Difference, Piece, Product, Stored, Untouched
 from .errors import MergeError, _
-
-# Tensors whose first axis is the vocabulary: the only place where a differing shape has a meaning.
-VOCABULARY = re.compile(r"embed|wte|lm_head|word_emb|vocab|^shared\.|predictions\.(bias|decoder)")
 
 MERGED, UNTOUCHED, COPIED, KEPT = "merged", "untouched", "copied", "kept"
 
@@ -67,40 +63,6 @@ class Report:
             "absent": self.absent,
             "collapsed_to": self.collapsed_to,
         }
-
-
-def match_names(source: Iterable[str], wanted: Iterable[str]) -> tuple[dict[str, str], str]:
-    """Map names of ``source`` to names of ``wanted``; also say which prefix was used.
-
-    The prefix reads ``+model.`` (added), ``-bert.`` (removed) or is empty. Names that match
-    nothing are left out of the map.
-    """
-    names, targets = list(source), set(wanted)
-    best = ({name: name for name in names if name in targets}, "")
-    if len(best[0]) * 2 >= len(names):
-        return best
-    for prefix in _candidate_prefixes(names, targets):
-        if prefix.startswith("+"):
-            found = {n: prefix[1:] + n for n in names if prefix[1:] + n in targets}
-        else:
-            bare = {n: n.removeprefix(prefix[1:]) for n in names}
-            found = {n: b for n, b in bare.items() if b in targets}
-        if len(found) > len(best[0]):
-            best = (found, prefix)
-    return best
-
-
-def _candidate_prefixes(names: Sequence[str], targets: set[str]) -> list[str]:
-    candidates: dict[str, None] = {}
-    for name in names[:64]:
-        for target in targets:
-            if target.endswith("." + name):
-                candidates["+" + target[: -len(name)]] = None
-            elif name.endswith("." + target):
-                candidates["-" + name[: -len(target)]] = None
-        if len(candidates) > 16:
-            break
-    return list(candidates)
 
 
 def align(
@@ -239,11 +201,7 @@ def _shared_rows(
           "the target: these do not fit together."),
         tensor=goal,
         label=term.label,
-        term=_shape_text(shape),
-        base=_shape_text(base.shape),
-        target=_shape_text(tensor.shape),
+        term=shape_text(shape),
+        base=shape_text(base.shape),
+        target=shape_text(tensor.shape),
     )
-
-
-def _shape_text(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape)) or "a scalar"

@@ -1,0 +1,9 @@
+"""The middle app: what is computed."""
+
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class MergingConfig(AppConfig):
+    name = "merging"
+    verbose_name = _("Merging")

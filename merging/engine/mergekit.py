@@ -1,0 +1,223 @@
+"""Recipes in mergekit's YAML: read for the command, written into every equipped repository.
+
+Supported is what one target, weighted models and a declared method can say. Any other key is an
+error that names it: a key that is silently ignored is a wrong model with exit code 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import yaml
+
+from .errors import RecipeError, _
+from .methods import get_method
+from .recipe import Recipe, coefficient_text, parse_coefficient
+
+DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+}
+_TOP = {
+    "merge_method", "base_model", "models", "parameters", "dtype", "out_dtype",
+    "tokenizer_source", "tokenizer", "name", "armory",
+}
+_LATER = {"slices", "modules", "chat_template"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the YAML: its reference, the adapter put on it (or None), its weight."""
+
+    model: str
+    lora: str | None
+    weight: Decimal
+
+
+@dataclass(frozen=True)
+class Document:
+    """A YAML recipe as read: references are still the text of the file."""
+
+    method: str
+    foundation: str
+    target: str
+    entries: tuple[Entry, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    out_dtype: str | None = None
+
+
+def read_yaml(text: str) -> Document:
+    """Read a recipe in mergekit's YAML. Raises RecipeError naming the key that is not understood."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise RecipeError(
+            _("This is not YAML (line %(line)d)."), line=mark.line + 1 if mark else 1
+        ) from None
+    if not isinstance(data, dict):
+        raise RecipeError(_("A recipe is a mapping of keys, such as merge_method and models."))
+    for key in data:
+        if key in _LATER:
+            raise RecipeError(_("The key `%(key)s` is not supported here."), key=str(key))
+        if key not in _TOP:
+            raise RecipeError(
+                _("Unknown key `%(key)s`. Known keys: %(known)s."),
+                key=str(key),
+                known=", ".join(sorted(_TOP)),
+            )
+    name = data.get("merge_method")
+    if not isinstance(name, str):
+        raise RecipeError(_("The key `merge_method` is missing."))
+    method = get_method(name)
+    base = _reference(data["base_model"], "base_model")[0] if data.get("base_model") else None
+    if base is None and method.operates_on == "deltas":
+        raise RecipeError(
+            _("The method %(method)s needs `base_model`: the foundation of the models."),
+            method=name,
+        )
+    entries = _entries(data.get("models"), base, method.operates_on)
+    target = base or entries[0].model
+    house = data.get("armory") or {}
+    if house.get("target"):
+        target = str(house["target"])
+        entries = _without_target(entries, target)
+    _check_tokenizer(data, base, target)
+    return Document(
+        method=name,
+        foundation=base or entries[0].model,
+        target=target,
+        entries=tuple(entries),
+        parameters=_parameters(data.get("parameters") or {}, "parameters"),
+        out_dtype=_out_dtype(data),
+    )
+
+
+def write_yaml(
+    recipe: Recipe,
+    *,
+    name_of: Callable[[str], str],
+    form_of: Callable[[str], str],
+    out_dtype: str,
+) -> str:
+    """``recipe`` in mergekit's syntax; ``name_of`` gives repository ids, ``form_of`` forms.
+
+    A target other than the foundation is written as a model of weight 1, which is the same sum;
+    the ``armory`` key, which mergekit skips, says so exactly.
+    """
+    foundation = name_of(recipe.foundation)
+    models: list[dict[str, Any]] = []
+    data: dict[str, Any] = {"merge_method": recipe.method, "base_model": foundation}
+    if recipe.target != recipe.foundation and recipe.method == "task_arithmetic":
+        models.append({"model": name_of(recipe.target), "parameters": {"weight": 1.0}})
+        data["armory"] = {"target": name_of(recipe.target)}
+    for term in recipe.terms:
+        model = name_of(term.ref)
+        if form_of(term.ref) == "lora":
+            model = f"{foundation}+{model}"
+        weight = float(coefficient_text(term.coefficient))
+        models.append({"model": model, "parameters": {"weight": weight}})
+    data["models"] = models
+    if recipe.parameters:
+        data["parameters"] = dict(recipe.parameters)
+    data["dtype"] = "float32"
+    names = {code: name for name, code in DTYPES.items()}
+    if out_dtype in names:
+        data["out_dtype"] = names[out_dtype]
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def _reference(value: Any, key: str) -> tuple[str, str | None]:
+    if not isinstance(value, str) or not value.strip():
+        raise RecipeError(_("`%(key)s` must be the name or folder of a model."), key=key)
+    model, plus, lora = value.strip().partition("+")
+    if plus and not lora:
+        raise RecipeError(_("`%(text)s`: the name of the adapter after + is missing."), text=value)
+    return model, lora or None
+
+
+def _entries(models: Any, base: str | None, operates_on: str) -> list[Entry]:
+    if not isinstance(models, list) or not models:
+        raise RecipeError(_("The key `models` must list at least one model."))
+    entries = []
+    for item in models:
+        if not isinstance(item, dict) or "model" not in item:
+            raise RecipeError(_("Each entry of `models` needs the key `model`."))
+        for key in item:
+            if key not in ("model", "parameters"):
+                raise RecipeError(_("Unknown key `%(key)s` in an entry of `models`."), key=str(key))
+        model, lora = _reference(item["model"], "model")
+        parameters = _parameters(item.get("parameters") or {}, str(item["model"]))
+        if model == base and lora is None and operates_on == "deltas":
+            continue  # mergekit's examples list the base as a reminder; its vector is zero
+        unknown = set(parameters) - {"weight"}
+        if unknown:
+            raise RecipeError(
+                _("`%(key)s` is not a parameter of %(model)s in this method."),
+                key=sorted(unknown)[0],
+                model=str(item["model"]),
+            )
+        if "weight" not in parameters:
+            raise RecipeError(_("%(model)s has no `weight`."), model=str(item["model"]))
+        entries.append(Entry(model, lora, parse_coefficient(parameters["weight"])))
+    if not entries:
+        raise RecipeError(_("The key `models` lists no model besides the base."))
+    return entries
+
+
+def _parameters(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RecipeError(_("The parameters of %(where)s must be a mapping."), where=where)
+    for key, item in value.items():
+        if isinstance(item, list | dict):
+            raise RecipeError(
+                _("`%(key)s` of %(where)s is a list; only single values are supported."),
+                key=str(key),
+                where=where,
+            )
+    return {str(key): item for key, item in value.items()}
+
+
+def _without_target(entries: Sequence[Entry], target: str) -> list[Entry]:
+    for index, entry in enumerate(entries):
+        if entry.model == target and entry.lora is None and entry.weight == 1:
+            return [*entries[:index], *entries[index + 1 :]]
+    raise RecipeError(
+        _("`armory: target` names %(target)s, which is not among the models with weight 1."),
+        target=target,
+    )
+
+
+def _check_tokenizer(data: Mapping[str, Any], base: str | None, target: str) -> None:
+    source = data.get("tokenizer_source")
+    if isinstance(data.get("tokenizer"), dict):
+        unknown = set(data["tokenizer"]) - {"source"}
+        if unknown:
+            raise RecipeError(
+                _("The key `tokenizer: %(key)s` is not supported here."), key=sorted(unknown)[0]
+            )
+        source = data["tokenizer"].get("source")
+    if source not in (None, "base", base, target):
+        raise RecipeError(
+            _("`tokenizer_source: %(source)s` is not supported: the tokenizer comes from the "
+              "target (`base`)."),
+            source=str(source),
+        )
+
+
+def _out_dtype(data: Mapping[str, Any]) -> str | None:
+    for key in ("dtype", "out_dtype"):
+        if data.get(key) is not None and data[key] not in DTYPES:
+            raise RecipeError(
+                _("`%(key)s: %(value)s` is not known. Known: %(known)s."),
+                key=key,
+                value=str(data[key]),
+                known=", ".join(DTYPES),
+            )
+    chosen = data.get("out_dtype") or data.get("dtype")
+    return DTYPES[chosen] if chosen else None

@@ -1,0 +1,111 @@
+"""From a card's front matter to the fields of a page; and the names repositories may have."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from vectors.cards import list_of, read_card, render, text_of
+from vectors.errors import Refusal, _
+from vectors.models import Foundation, Repository, Vector
+from vectors.search import index_text
+
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
+LICENSES = (
+    "apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
+    "openrail", "gpl-3.0", "lgpl-3.0", "llama2", "llama3", "gemma", "other",
+)
+TASKS = (
+    "text-classification", "token-classification", "sentence-similarity", "feature-extraction",
+    "fill-mask", "text-generation", "translation", "summarization", "question-answering",
+    "image-classification", "automatic-speech-recognition", "audio-classification",
+    "image-to-text", "text-to-image", "other",
+)
+
+
+def check_name(name: str) -> str:
+    """A repository's name, or a Refusal that says what a name looks like."""
+    if not NAME.fullmatch(name) or ".." in name or "--" in name or name.endswith((".git", ".zip")):
+        raise Refusal(
+            _("`%(name)s` is not a usable name: letters, digits, `-`, `_` and `.`, up to 96 "
+              "characters, beginning and ending with a letter or digit."),
+            name=name[:100],
+        )
+    return name
+
+
+def check_free(namespace: str, name: str) -> None:
+    """Refuse an id that a foundation or a vector already has."""
+    for model in (Foundation, Vector):
+        if model._default_manager.filter(namespace__iexact=namespace, name__iexact=name).exists():
+            raise Refusal(
+                _("%(id)s already exists. Choose another name, or publish a new version of it."),
+                id=f"{namespace}/{name}",
+            )
+
+
+def fields_from_card(text: str) -> dict[str, Any]:
+    """The fields a card fills: title, summary, license, pipeline_tag, languages, tags,
+    abilities, examples. Missing ones are empty."""
+    card = read_card(text)
+    house = card.data.get("armory")
+    house = house if isinstance(house, dict) else {}
+    abilities, examples = house.get("abilities"), house.get("examples")
+    return {
+        "title": text_of(house.get("title"), 120) or _first_heading(card.body),
+        "summary": text_of(house.get("summary")),
+        "license": text_of(card.data.get("license"), 60).lower(),
+        "pipeline_tag": text_of(card.data.get("pipeline_tag"), 60),
+        "languages": [code.lower() for code in list_of(card.data.get("language"))],
+        "tags": list_of(card.data.get("tags")),
+        "abilities": [_ability(each) for each in abilities or [] if isinstance(each, dict)]
+        if isinstance(abilities, list)
+        else [],
+        "examples": [
+            {"input": text_of(each.get("input"), 400), "output": text_of(each.get("output"), 200)}
+            for each in (examples if isinstance(examples, list) else [])
+            if isinstance(each, dict)
+        ][:8],
+    }
+
+
+def describe(repository: Repository, card: str, fields: dict[str, Any]) -> None:
+    """Set the describing fields of ``repository`` (not saved) from a card and its fields."""
+    repository.card = card
+    repository.card_html = render(read_card(card).body)
+    repository.title = fields.get("title", "")[:120]
+    repository.summary = fields.get("summary", "")[:200]
+    repository.license = fields.get("license", "")[:60]
+    repository.pipeline_tag = fields.get("pipeline_tag", "")[:60]
+    codes = [code for code in fields.get("languages", []) if re.fullmatch(r"[a-z-]{2,12}", code)]
+    repository.languages = f" {' '.join(codes)} "[:200] if codes else ""
+    repository.tags = fields.get("tags", [])[:20]
+    repository.search_text = index_text(
+        repository.repo_id,
+        repository.title,
+        repository.summary,
+        repository.pipeline_tag.replace("-", " "),
+        " ".join(repository.tags),
+        read_card(card).body[:20_000],
+    )
+
+
+def _ability(raw: dict[str, Any]) -> dict[str, Any]:
+    def number(key: str) -> float | None:
+        value = raw.get(key)
+        usable = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(value) if usable else None  # type: ignore[arg-type]
+
+    count = raw.get("n")
+    return {
+        "name": text_of(raw.get("name"), 80),
+        "metric": text_of(raw.get("metric"), 40),
+        "without": number("without"),
+        "with": number("with"),
+        "n": count if type(count) is int else None,
+    }
+
+
+def _first_heading(body: str) -> str:
+    found = re.search(r"^#\s+(.+)$", body, re.M)
+    return found[1].strip()[:120] if found else ""

@@ -1,0 +1,64 @@
+"""Pictures drawn from numbers: the sigil of a vector, and the strip of its strength per layer.
+
+Plain SVG without style attributes, so that the strictest content policy lets it through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.utils.html import escape
+
+
+def sigil(layers: Sequence[Mapping[str, Any]], digest: str) -> str:
+    """One ray a layer, its length the layer's share of ‖τ‖, its hue from the version's hash.
+
+    Vectors that act in different places look different; a duplicate looks like its twin.
+    """
+    hue = int(digest[:4] or "0", 16) % 360
+    rays = list(layers)[:64] or [{"share": 0.0}]
+    strongest = max(float(ray["share"]) for ray in rays) or 1.0
+    spokes = max(len(rays), 3)
+    width = max(2.2, min(9.0, 150 / spokes))
+    parts = []
+    for index, ray in enumerate(rays):
+        angle = 2 * math.pi * index / spokes - math.pi / 2
+        length = math.sqrt(float(ray["share"]) / strongest)
+        inner, outer = 20.0, 26.0 + 46.0 * length
+        tone = 46 if length > 0.02 else 62
+        parts.append(
+            f'<line x1="{80 + inner * math.cos(angle):.1f}" y1="{80 + inner * math.sin(angle):.1f}"'
+            f' x2="{80 + outer * math.cos(angle):.1f}" y2="{80 + outer * math.sin(angle):.1f}"'
+            f' stroke="hsl({(hue + 24 * length):.0f} {58 if length > 0.02 else 14}% {tone}%)"/>'
+        )
+    return (
+        f'<svg viewBox="0 0 160 160" aria-hidden="true" focusable="false" fill="none"'
+        f' stroke-width="{width:.1f}" stroke-linecap="round">{"".join(parts)}</svg>'
+    )
+
+
+def layer_strip(layers: Sequence[Mapping[str, Any]]) -> str:
+    """Bars of relative strength ‖τ‖/‖θ‖ per layer, with the numbers in the title of each bar."""
+    rows = list(layers)
+    if not rows:
+        return ""
+    strongest = max(float(row["ratio"]) for row in rows) or 1.0
+    step, height = 28, 96
+    parts = []
+    for index, row in enumerate(rows):
+        tall = max(1.0, 72 * float(row["ratio"]) / strongest)
+        x = index * step + 4
+        label = escape(str(row["label"]))
+        parts.append(
+            f'<g><title>{label}: {float(row["ratio"]):.4f}</title>'
+            f'<rect class="strip-bar" x="{x}" y="{78 - tall:.1f}" width="20" height="{tall:.1f}"'
+            f' rx="2"/><text class="strip-label" x="{x + 10}" y="92" text-anchor="middle">'
+            f"{label[:4]}</text></g>"
+        )
+    width = len(rows) * step + 4
+    return (
+        f'<svg class="layer-strip" viewBox="0 0 {width} {height}" role="img"'
+        f' preserveAspectRatio="xMinYMid meet">{"".join(parts)}</svg>'
+    )

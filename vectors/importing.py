@@ -1,0 +1,229 @@
+"""Foundations and vectors from local folders: the shop's own stock, and the demo's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from django.db import transaction
+
+from vectors.describe import check_free, check_name, describe, fields_from_card
+from vectors.drawing import sigil
+from vectors.errors import Refusal, _
+from vectors.inspection import per_layer
+from vectors.models import Blob, Foundation, RepositoryFile, Vector, Version
+from vectors.services import CARD, inspect_files, publish
+from vectors.storage.current import storage
+from vectors.tensorfile.checkpoint import Checkpoint
+from vectors.tensorfile.dtypes import DTYPES
+from vectors.tensorfile.fingerprint import combine_digests
+from vectors.tensorfile.forms import check_kind, check_path
+from vectors.tensorfile.measure import Measure, measure
+
+READ_BYTES = 4 * 2**20
+_IGNORED = {"__pycache__"}
+
+
+def add_foundation(
+    folder: Path, *, repo_id: str, card: str | None = None, user: Any = None
+) -> Foundation:
+    """Add the checkpoint in ``folder`` as a foundation. The same content twice is the same row.
+
+    Raises Problem: not a checkpoint, values that are not finite, an id or content already taken.
+    """
+    namespace, _slash, name = repo_id.partition("/")
+    check_name(namespace)
+    check_name(name)
+    existing = Foundation.objects.by_repo_id(repo_id).first()
+    checkpoint = Checkpoint.open_folder(folder)
+    try:
+        if existing and _same_headers(existing, checkpoint):
+            return existing
+        manifest, fingerprint = _measure_foundation(checkpoint)
+        parameters, nbytes = checkpoint.parameters, checkpoint.nbytes
+        dtype = max(
+            {tensor.dtype for tensor in checkpoint.tensors.values()},
+            key=lambda d: sum(t.count for t in checkpoint.tensors.values() if t.dtype == d),
+        )
+    finally:
+        checkpoint.close()
+    twin = Foundation.objects.filter(fingerprint=fingerprint).first()
+    if twin:
+        if twin.repo_id == repo_id:
+            return twin
+        raise Refusal(
+            _("This foundation is already here as %(id)s: its tensors are the same."),
+            id=twin.repo_id,
+        )
+    check_free(namespace, name)
+    text = card if card is not None else _read_text(folder / CARD)
+    blobs = _store_folder(folder, {CARD: text.encode()} if card is not None else {})
+    foundation = Foundation(
+        namespace=namespace,
+        name=name,
+        fingerprint=fingerprint,
+        architecture=_architecture(folder),
+        parameters=parameters,
+        nbytes=nbytes,
+        dtype=dtype,
+        manifest=manifest,
+        added_by=user,
+    )
+    foundation.sigil = sigil(_own_layers(foundation), fingerprint)
+    describe(foundation, text, fields_from_card(text))
+    with transaction.atomic():
+        foundation.save()
+        for path, blob in blobs.items():
+            RepositoryFile.objects.create(foundation=foundation, path=path, blob=blob)
+    return foundation
+
+
+def add_vector(folder: Path, *, repo_id: str, foundation: Foundation, owner: Any) -> Version:
+    """Add, inspect and publish the vector in ``folder``. The same content twice is the same row.
+
+    Raises Problem with the inspection's sentence when it does not fit; nothing is left behind.
+    """
+    namespace, _slash, name = repo_id.partition("/")
+    if namespace != owner.get_username():
+        raise Refusal(
+            _("%(id)s must begin with its owner's name, %(owner)s."),
+            id=repo_id,
+            owner=owner.get_username(),
+        )
+    check_name(name)
+    vector = Vector.objects.by_repo_id(repo_id).first()
+    digests = {path: _hash_file(file) for path, file in _folder_files(folder).items()}
+    if vector and vector.current:
+        stored = dict(vector.current.files.values_list("path", "blob_id"))
+        if stored == {path: digest for path, (digest, _size) in digests.items()}:
+            return vector.current
+    if vector is None:
+        check_free(namespace, name)
+    blobs = _store_folder(folder, {})
+    text = _read_text(folder / CARD)
+    fields = fields_from_card(text)
+    version = Version.objects.create(
+        owner=owner, vector=vector, foundation=foundation, state=Version.State.INSPECTING
+    )
+    try:
+        for path, blob in blobs.items():
+            RepositoryFile.objects.create(version=version, path=path, blob=blob)
+        findings = inspect_files(version, foundation, lambda _at, _of: None)
+        version.state = Version.State.READY
+        version.form, version.digest = findings.form, findings.digest
+        version.verdict, version.layers = findings.verdict, findings.layers
+        version.sigil = sigil(findings.layers, findings.digest)
+        version.nbytes = sum(blob.size for blob in blobs.values())
+        version.card = text
+        version.abilities, version.examples = fields["abilities"], fields["examples"]
+        version.save()
+        publish(version, name=name, fields=fields)
+    except Exception:
+        from vectors.uploads import discard
+
+        discard(version)
+        raise
+    version.refresh_from_db()
+    return version
+
+
+def _same_headers(existing: Foundation, checkpoint: Checkpoint) -> bool:
+    # A quick look for the everyday case (the demo seeded again): same files as stored, by hash.
+    stored = dict(existing.files.values_list("path", "blob_id"))
+    for shard in checkpoint.shards:
+        digest = hashlib.sha256()
+        buffer = bytearray(READ_BYTES)
+        for offset in range(0, shard.source.size, READ_BYTES):
+            piece = memoryview(buffer)[: min(READ_BYTES, shard.source.size - offset)]
+            shard.source.read_into(offset, piece)
+            digest.update(piece)
+        if stored.get(shard.path) != digest.hexdigest():
+            return False
+    return True
+
+
+def _measure_foundation(checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
+    manifest: dict[str, Any] = {}
+    rows = []
+    for tensor in checkpoint.tensors.values():
+        found = measure(tensor)
+        if found.broken:
+            raise Refusal(
+                _("`%(tensor)s` has %(count)d values that are not finite: this checkpoint is "
+                  "damaged."),
+                tensor=tensor.name,
+                count=found.broken,
+            )
+        square = found.delta_square if DTYPES[tensor.dtype].mergeable else 0.0
+        manifest[tensor.name] = [tensor.dtype, list(tensor.shape), square]
+        rows.append((tensor.name, tensor.dtype, tensor.shape, found.digest))
+    return manifest, combine_digests(rows)
+
+
+def _own_layers(foundation: Foundation) -> list[dict[str, Any]]:
+    measures = {
+        name: Measure(delta_square=square) for name, (_d, _s, square) in foundation.manifest.items()
+    }
+    return per_layer(measures, foundation)
+
+
+def _folder_files(folder: Path) -> dict[str, Path]:
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") or part in _IGNORED for part in relative.parts)
+        if path.is_file() and not hidden:
+            check_kind(relative.as_posix())
+            files[check_path(relative.as_posix())] = path
+    if not files:
+        raise Refusal(_("%(folder)s has no files."), folder=str(folder))
+    return files
+
+
+def _store_folder(folder: Path, replaced: dict[str, bytes]) -> dict[str, Blob]:
+    blobs = {}
+    for path, file in _folder_files(folder).items():
+        if path not in replaced:
+            digest, size = _hash_file(file)
+            storage().put(file, digest)
+            blobs[path] = Blob.objects.get_or_create(sha256=digest, defaults={"size": size})[0]
+    for path, content in replaced.items():
+        blobs[path] = store_bytes(content)
+    return blobs
+
+
+def store_bytes(content: bytes) -> Blob:
+    """Store a few bytes (a card, a cover) as a blob."""
+    import tempfile
+
+    digest = hashlib.sha256(content).hexdigest()
+    with tempfile.NamedTemporaryFile() as handle:
+        handle.write(content)
+        handle.flush()
+        storage().put(Path(handle.name), digest)
+    return Blob.objects.get_or_create(sha256=digest, defaults={"size": len(content)})[0]
+
+
+def _hash_file(path: Path) -> tuple[str, int]:
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as handle:
+        while piece := handle.read(READ_BYTES):
+            digest.update(piece)
+            size += len(piece)
+    return digest.hexdigest(), size
+
+
+def _architecture(folder: Path) -> str:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return ""
+    names = config.get("architectures") if isinstance(config, dict) else None
+    return str(names[0]) if isinstance(names, list) and names else str(config.get("model_type", ""))
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text("utf-8", "replace") if path.is_file() else ""

@@ -1,0 +1,90 @@
+"""Reads: what the catalogue, the pages and the API ask of the database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db import models
+from django.db.models import Count, Q, QuerySet
+
+from vectors import search
+
+if TYPE_CHECKING:
+    from vectors.models import Foundation, Vector, Version
+
+SORTS = {
+    "new": ("-created", "-pk"),
+    "equipped": ("-equips", "-created", "-pk"),
+    "liked": ("-likes", "-created", "-pk"),
+}
+# Upper bounds of the size facet, in bytes.
+SIZES = {
+    "small": (0, 10 * 10**6),
+    "medium": (10 * 10**6, 10**9),
+    "large": (10**9, 2**62),
+}
+
+
+class FoundationQuerySet(models.QuerySet["Foundation"]):
+    def with_counts(self) -> FoundationQuerySet:
+        """Each with ``vector_count``, the number of its published vectors; busiest first."""
+        return self.annotate(
+            vector_count=Count("vectors", filter=Q(vectors__current__state="published"))
+        ).order_by("-vector_count", "namespace", "name")
+
+    def by_repo_id(self, repo_id: str) -> FoundationQuerySet:
+        namespace, _slash, name = repo_id.partition("/")
+        return self.filter(namespace=namespace, name=name)
+
+
+class VectorQuerySet(models.QuerySet["Vector"]):
+    def published(self) -> VectorQuerySet:
+        return self.filter(current__state="published")
+
+    def for_cards(self) -> VectorQuerySet:
+        """With everything a card shows, in one query."""
+        return self.select_related("foundation", "current", "cover").defer(
+            "card", "card_html", "search_text", "foundation__manifest", "foundation__card",
+            "foundation__card_html", "foundation__search_text", "current__card",
+        )
+
+    def by_repo_id(self, repo_id: str) -> VectorQuerySet:
+        namespace, _slash, name = repo_id.partition("/")
+        return self.filter(namespace=namespace, name=name)
+
+    def matching(self, query: str) -> VectorQuerySet:
+        """Those that contain every word of ``query``; an empty query filters nothing."""
+        ids = search.matching_ids(query)
+        return self if ids is None else self.filter(pk__in=ids)
+
+    def facet(self, name: str, value: str) -> VectorQuerySet:
+        """Narrow by one facet; an unknown value finds nothing."""
+        if name == "foundation":
+            namespace, _slash, short = value.partition("/")
+            return self.filter(foundation__namespace=namespace, foundation__name=short)
+        if name == "task":
+            return self.filter(pipeline_tag=value)
+        if name == "language":
+            return self.filter(languages__contains=f" {value} ")
+        if name == "license":
+            return self.filter(license=value)
+        if name == "form":
+            return self.filter(current__form=value)
+        if name == "size":
+            low, high = SIZES.get(value, (1, 0))
+            return self.filter(current__nbytes__gte=low, current__nbytes__lt=high)
+        raise ValueError(name)
+
+    def sorted_by(self, sort: str) -> QuerySet[Any]:
+        return self.order_by(*SORTS.get(sort, SORTS["new"]))
+
+
+class VersionQuerySet(models.QuerySet["Version"]):
+    def published(self) -> VersionQuerySet:
+        return self.filter(state="published")
+
+    def drafts_of(self, user: Any) -> VersionQuerySet:
+        """Unfinished uploads of ``user``, newest first."""
+        return self.filter(
+            owner=user, state__in=["uploading", "received", "inspecting", "ready", "refused"]
+        ).order_by("-created")

@@ -1,0 +1,280 @@
+"""Writes: drafts, inspections, publication, likes. Each function is one verb."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F, Max
+from django.utils import timezone
+
+from vectors import leases, search, uploads
+from vectors.cards import read_card
+from vectors.describe import check_free, check_name, describe, fields_from_card
+from vectors.detect import guess_foundation, named_bases
+from vectors.drawing import sigil
+from vectors.errors import Refusal, _
+from vectors.files import open_files, open_weights
+from vectors.inspection import Findings, inspect, open_content
+from vectors.models import Foundation, Inspection, Like, RepositoryFile, Upload, Vector, Version
+from vectors.storage.current import storage
+from vectors.tasks import run_inspection as inspection_task
+from vectors.tensorfile.checkpoint import read_json
+from vectors.tensorfile.errors import Problem
+from vectors.tensorfile.source import ByteSource, read_bytes
+
+log = logging.getLogger(__name__)
+
+CARD = "README.md"
+
+leases.register(Inspection, lambda pk: inspection_task.apply_async((pk,), retry=False))
+
+
+def move(version: Version, to: str, **fields: Any) -> None:
+    """Follow one arrow of Version's state machine, by one UPDATE; Refusal when it is not there."""
+    froms = [state for state, goals in Version.ARROWS.items() if to in goals]
+    changed = Version.objects.filter(pk=version.pk, state__in=froms).update(state=to, **fields)
+    if changed != 1:
+        raise Refusal(_("This version is in another state by now. Reload the page."))
+    version.refresh_from_db()
+
+
+def prepare_draft(version: Version) -> None:
+    """Read the headers of a received draft: its form, its likely foundation, its card's fields.
+
+    The result is kept in ``version.draft``; a draft that can never become a vector is refused.
+    """
+    if version.state != Version.State.RECEIVED or "form" in version.draft:
+        return
+    files = {
+        upload.path: storage().open_staged(str(upload.pk))
+        if upload.state == Upload.State.RECEIVED
+        else storage().open(upload.blob_id or "")
+        for upload in version.uploads.all()
+    }
+    try:
+        form, content, checkpoint = open_content(files)
+        text = read_bytes(files[CARD]).decode("utf-8", "replace") if CARD in files else ""
+        config = read_json(files["adapter_config.json"]) if form == "lora" else {}
+        bases = {
+            found.pk: open_weights(found) for found in Foundation.objects.all()[:200]
+        } if form == "full" else {}
+        try:
+            guess = guess_foundation(
+                content, form, named_bases(read_card(text).data, config), bases
+            )
+        finally:
+            for base in bases.values():
+                base.close()
+    except Problem as problem:
+        refuse(version, problem)
+        return
+    finally:
+        for source in files.values():
+            source.close()
+    version.draft = {
+        "form": form,
+        "tensors": len(checkpoint.tensors),
+        "nbytes": checkpoint.nbytes,
+        "card": text,
+        "reason": guess.reason,
+        "named_elsewhere": guess.named_elsewhere,
+        "fields": fields_from_card(text),
+    }
+    version.form = form
+    version.foundation = version.vector.foundation if version.vector else guess.foundation
+    version.save(update_fields=["draft", "form", "foundation"])
+
+
+def request_inspection(version: Version, *, foundation: Foundation) -> Inspection:
+    """Start (or start again) the inspection of a draft against ``foundation``."""
+    if version.vector and version.vector.foundation_id != foundation.pk:
+        raise Refusal(
+            _("%(vector)s is a vector of %(foundation)s, and so are all its versions."),
+            vector=version.vector.repo_id,
+            foundation=version.vector.foundation.repo_id,
+        )
+    with transaction.atomic():
+        move(version, Version.State.INSPECTING, foundation=foundation, verdict={}, refusal={})
+        Inspection.objects.filter(version=version).delete()
+        job = Inspection.objects.create(version=version)
+        leases.ring(job)
+    return job
+
+
+def run_inspection(job_id: int) -> None:
+    """Do an inspection, if nobody else is on it. Safe to call any number of times."""
+    lease = leases.claim(Inspection, job_id)
+    if lease is None:
+        return
+    version = Inspection.objects.get(pk=job_id).version
+    with lease:
+        try:
+            findings = _inspect(version, lease)
+            with transaction.atomic():
+                lease.finish()
+                _accept(version, findings)
+        except leases.LeaseLost:
+            return
+        except Problem as problem:
+            with transaction.atomic():
+                lease.finish(leases.JobState.FAILED, error=str(problem))
+                refuse(version, problem)
+        except Exception:
+            # Not the upload's fault: the draft goes back, so that its owner can try again.
+            log.exception("the inspection of version %s broke", version.pk)
+            with transaction.atomic():
+                lease.finish(leases.JobState.FAILED, error=_("The inspection broke. Try again."))
+                move(version, Version.State.RECEIVED)
+
+
+def _inspect(version: Version, lease: leases.Lease) -> Findings:
+    total = 2 * sum(upload.size for upload in version.uploads.all())
+    done = 0
+
+    def hashed(count: int) -> None:
+        nonlocal done
+        done += count
+        lease.progress("hashing", done, total)
+
+    for upload in version.uploads.all():
+        blob = uploads.seal(upload, on_bytes=hashed)
+        lease.check()
+        RepositoryFile.objects.get_or_create(
+            version=version, path=upload.path, defaults={"blob": blob}
+        )
+    assert version.foundation is not None
+    return inspect_files(
+        version, version.foundation, lambda at, of: lease.progress("checking", total // 2 + at, total)
+    )
+
+
+def inspect_files(version: Version, foundation: Foundation, on_progress: Any) -> Findings:
+    """Inspect the stored files of ``version`` against ``foundation``. Raises Problem."""
+    files: dict[str, ByteSource] = open_files(version)
+    base = open_weights(foundation)
+    try:
+        findings = inspect(files, foundation, base, on_progress)
+        twin = (
+            Version.objects.published()
+            .filter(digest=findings.digest, foundation=foundation)
+            .exclude(pk=version.pk)
+            .first()
+        )
+        if twin is not None:
+            findings.verdict["warnings"].append(
+                {
+                    "template": _("It is the same vector as %(twin)s, value for value."),
+                    "params": {"twin": str(twin)},
+                }
+            )
+        return findings
+    finally:
+        base.close()
+        for source in files.values():
+            source.close()
+
+
+def _accept(version: Version, findings: Findings) -> None:
+    fields = version.draft.get("fields", {})
+    move(
+        version,
+        Version.State.READY,
+        form=findings.form,
+        digest=findings.digest,
+        verdict=findings.verdict,
+        layers=findings.layers,
+        sigil=sigil(findings.layers, findings.digest),
+        nbytes=sum(file.size for file in version.files.select_related("blob")),
+        card=version.draft.get("card", ""),
+        abilities=fields.get("abilities", []),
+        examples=fields.get("examples", []),
+    )
+
+
+def refuse(version: Version, problem: Problem) -> None:
+    """End a draft with one clear sentence; none of its bytes stay."""
+    params = {key: value for key, value in problem.params.items()}
+    Version.objects.filter(pk=version.pk).update(
+        state=Version.State.REFUSED, refusal={"template": problem.template, "params": params}
+    )
+    uploads.drop_bytes(version)
+    version.refresh_from_db()
+
+
+def publish(
+    version: Version,
+    *,
+    name: str = "",
+    fields: dict[str, Any] | None = None,
+    card: str | None = None,
+) -> Vector:
+    """Publish an inspected draft: as the first version of a new vector, or the next of its own.
+
+    ``fields`` are those of ``fields_from_card``, as the owner edited them.
+    """
+    if version.state != Version.State.READY or version.foundation is None:
+        raise Refusal(_("Only a version that passed its inspection can be published."))
+    text = version.card if card is None else card
+    values = fields if fields is not None else fields_from_card(text)
+    namespace = version.owner.get_username()
+    with transaction.atomic():
+        vector = version.vector
+        if vector is None:
+            check_name(name)
+            check_free(namespace, name)
+            vector = Vector(
+                namespace=namespace, name=name, owner=version.owner, foundation=version.foundation
+            )
+        describe(vector, text, values)
+        vector.save()
+        last = vector.versions.aggregate(last=Max("number"))["last"] or 0
+        move(
+            version,
+            Version.State.PUBLISHED,
+            vector=vector,
+            number=last + 1,
+            card=text,
+            published=timezone.now(),
+            draft={},
+        )
+        vector.current = version
+        vector.save(update_fields=["current"])
+        search.index(vector)
+        version.uploads.all().delete()
+    return vector
+
+
+def withdraw(version: Version) -> None:
+    """Take a published version off the shelves; its page stays for its owner."""
+    with transaction.atomic():
+        move(version, Version.State.WITHDRAWN)
+        _choose_current(version)
+
+
+def restore(version: Version) -> None:
+    """Put a withdrawn version back."""
+    with transaction.atomic():
+        move(version, Version.State.PUBLISHED)
+        _choose_current(version)
+
+
+def _choose_current(version: Version) -> None:
+    vector = version.vector
+    assert vector is not None
+    newest = vector.versions.published().order_by("-number").first()  # type: ignore[attr-defined]
+    vector.current = newest or version
+    vector.save(update_fields=["current"])
+
+
+def set_like(user: Any, vector: Vector, liked: bool) -> None:
+    """Like or unlike; the count on the vector follows exactly."""
+    with transaction.atomic():
+        if liked:
+            _like, created = Like.objects.get_or_create(user=user, vector=vector)
+            change = 1 if created else 0
+        else:
+            change = -Like.objects.filter(user=user, vector=vector).delete()[0]
+        if change:
+            Vector.objects.filter(pk=vector.pk).update(likes=F("likes") + change)

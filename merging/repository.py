@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 from zipstream import ZIP_STORED, ZipStream
 
@@ -21,8 +20,6 @@ from vectors.tensorfile.source import read_bytes
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
 _ADAPTER = {"adapter_config.json"}
-# Every file of a zip carries this date: the same recipe is the same archive.
-_ZIP_DATE = (2025, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def zip_stream(opened: Opened, folder: str) -> tuple[int, Iterator[bytes]]:
     """The whole repository as one stored .zip: exact length, and its bytes."""
     archive = ZipStream(compress_type=ZIP_STORED, sized=True)
     for path, file in opened.files.items():
-        archive.add(_pieces(file), arcname=f"{folder}/{path}", size=file.size)
+        archive.add(file.read(), arcname=f"{folder}/{path}", size=file.size)
 
     def run() -> Iterator[bytes]:
         try:
@@ -124,7 +121,3 @@ def zip_stream(opened: Opened, folder: str) -> tuple[int, Iterator[bytes]]:
             opened.close()
 
     return len(archive), run()
-
-
-def _pieces(file: OutputFile) -> Any:
-    return file.read()

@@ -124,6 +124,9 @@ class Vector(Repository):
     cover = models.ForeignKey(
         Blob, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
     )
+    cover_small = models.ForeignKey(
+        Blob, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
 
     objects = VectorQuerySet.as_manager()
 

@@ -232,7 +232,8 @@ class S3Storage:
             if _code(error) in ("InvalidPart", "InvalidPartOrder", "EntityTooSmall"):
                 raise Refusal(
                     _(
-                        "The parts of this upload are not the ones that arrived. Send the file again."
+                        "The parts of this upload are not the ones that arrived. Send the file "
+                        "again."
                     )
                 ) from error
             raise

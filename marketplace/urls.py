@@ -1,0 +1,29 @@
+"""The address book of the site. Repository ids come last: any two words may be one."""
+
+from allauth.account.decorators import secure_admin_login
+from django.contrib import admin
+from django.urls import include, path
+
+from marketplace.api.models import list_models
+from marketplace.health import healthz
+from marketplace.views import home, profile
+from merging import urls as merging_urls
+from vectors import upload_urls
+from vectors import urls as vectors_urls
+
+# The admin's own sign-in has no rate limit; allauth's has.
+admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
+
+urlpatterns = [
+    path("", home, name="home"),
+    path("healthz", healthz, name="healthz"),
+    path("admin/", admin.site.urls),
+    path("accounts/", include("allauth.account.urls")),
+    path("i18n/", include("django.conf.urls.i18n")),
+    path("api/models", list_models, name="api_models"),
+    *merging_urls.urlpatterns,
+    *vectors_urls.urlpatterns,
+    *upload_urls.urlpatterns,
+    path("<str:namespace>", profile, name="profile"),
+    *vectors_urls.repository_patterns,
+]

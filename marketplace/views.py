@@ -1,0 +1,91 @@
+"""The front door, and the page of a maker."""
+
+from __future__ import annotations
+
+from django.contrib.auth import get_user_model
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from merging.models import EquippedModel
+from merging.views import formula_parts
+from vectors.catalogue import shelves
+from vectors.models import Foundation, Vector
+
+
+@require_safe
+def home(request: HttpRequest) -> HttpResponse:
+    """What this is, a recipe that works, the shelves."""
+    published = Vector.objects.published()
+    groups = shelves("equipped")
+    return render(
+        request,
+        "marketplace/home.html",
+        {
+            "shelves": groups,
+            "example": example_parts(groups),
+            "vector_count": published.count(),
+            "foundation_count": Foundation.objects.count(),
+            "newest": published.for_cards().sorted_by("new")[:4],
+        },
+    )
+
+
+def example_parts(groups: list[dict]) -> list[dict]:  # type: ignore[type-arg]
+    """A formula of real vectors for the front page: two learned, one forgotten."""
+    if not groups:
+        return []
+    first = groups[0]
+    parts = [
+        {
+            "kind": "target",
+            "label": first["foundation"].label,
+            "url": first["foundation"].get_absolute_url(),
+        }
+    ]
+    for vector, (sign, coefficient) in zip(
+        first["vectors"], (("+", "1"), ("+", "0.7"), ("−", "0.5")), strict=False
+    ):
+        parts.append(
+            {
+                "kind": "term",
+                "sign": sign,
+                "coefficient": coefficient,
+                "label": vector.label,
+                "url": vector.get_absolute_url(),
+                "vector": vector,
+            }
+        )
+    return parts
+
+
+@require_safe
+def profile(request: HttpRequest, namespace: str) -> HttpResponse:
+    """A maker's vectors and foundations; their own drafts and recipes for themselves."""
+    user = get_user_model().objects.filter(username__iexact=namespace).first()
+    foundations = Foundation.objects.with_counts().filter(namespace__iexact=namespace)
+    if user is None and not foundations.exists():
+        raise Http404
+    own = user is not None and request.user.is_authenticated and request.user.pk == user.pk
+    vectors = Vector.objects.filter(owner=user) if user else Vector.objects.none()
+    if not own:
+        vectors = vectors.published()
+    recipes = EquippedModel.objects.none()
+    if own:
+        recipes = (
+            EquippedModel.objects.filter(history__user=user)
+            .select_related("foundation", "target__vector")
+            .prefetch_related("terms__version__vector")
+            .order_by("-history__created")[:20]
+        )
+    context = {
+        "namespace": user.get_username() if user else namespace,
+        "maker": user,
+        "own": own,
+        "vectors": vectors.for_cards().sorted_by("new"),
+        "foundations": foundations.defer("manifest", "card", "card_html"),
+        "likes": sum(vector.likes for vector in vectors),
+        "equips": sum(vector.equips for vector in vectors),
+        "recipes": [{"row": row, "parts": formula_parts(row)} for row in recipes],
+    }
+    return render(request, "marketplace/profile.html", context)

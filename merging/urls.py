@@ -1,0 +1,16 @@
+"""Addresses of equipped models."""
+
+from django.urls import path
+
+from merging import views
+
+urlpatterns = [
+    path("equip", views.equip, name="equip"),
+    path("equipped/<slug:slug>.zip", views.equipped_zip, name="equipped_zip"),
+    path("equipped/<slug:slug>", views.equipped, name="equipped"),
+    path(
+        "equipped/<slug:slug>/resolve/<str:rev>/<path:path>",
+        views.equipped_file,
+        name="equipped_file",
+    ),
+]

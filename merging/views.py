@@ -1,0 +1,207 @@
+"""Pages and files of equipped models."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_POST, require_safe
+
+from merging.card import formula, licenses, recipe_yaml
+from merging.engine.errors import RecipeError, _
+from merging.engine.methods import get_method
+from merging.engine.recipe import parse_coefficient
+from merging.models import EquippedModel
+from merging.repository import Opened, zip_stream
+from merging.services import (
+    count_equip,
+    equip_expression,
+    equip_terms,
+    find_version,
+    may_use,
+)
+from vectors.downloads import ranged_response, stream_response
+from vectors.errors import explain
+from vectors.tensorfile.errors import Problem
+from vectors.views import content_type_of, usage_snippets
+
+MAIN = "main"
+
+
+def _equipped(request: HttpRequest, slug: str) -> EquippedModel:
+    rows = EquippedModel.objects.select_related("foundation", "target__vector").prefetch_related(
+        "terms__version__vector__owner", "terms__version__vector__cover"
+    )
+    row = get_object_or_404(rows, slug=slug)
+    if not may_use(row, request.user):
+        raise Http404
+    return row
+
+
+@require_POST
+def equip(request: HttpRequest) -> HttpResponse:
+    """One click: make the recipe of the form, count it, and start the download on its page.
+
+    Fields: ``expression``, or ``vector`` and ``coefficient`` repeated; ``on`` (a repository id).
+    """
+    on = request.POST.get("on", "").strip()
+    back = request.POST.get("back", "")
+    try:
+        if request.POST.get("expression", "").strip():
+            row = equip_expression(request.POST["expression"], on=on, user=request.user)
+        else:
+            row = equip_terms(_terms(request), on=on, user=request.user)
+    except Problem as problem:
+        if _wants_json(request):
+            return JsonResponse({"error": explain(problem)}, status=400)
+        messages.error(request, explain(problem))
+        return redirect(back if back.startswith("/") and not back.startswith("//") else "home")
+    count_equip(row, user=request.user, visit=_visit(request))
+    if _wants_json(request):
+        return JsonResponse({"repo_id": row.repo_id, "url": row.get_absolute_url()})
+    return redirect(f"{row.get_absolute_url()}?start=1")
+
+
+@require_safe
+def equipped(request: HttpRequest, slug: str) -> HttpResponse:
+    """The recipe page: formula, parts, what happens to each tensor, downloads."""
+    row = _equipped(request, slug)
+    opened = Opened(row)
+    try:
+        files = list(opened.files.values())
+    finally:
+        opened.close()
+    recipe = row.recipe
+    context = {
+        "row": row,
+        "recipe": recipe,
+        "method": get_method(recipe.method),
+        "parts": formula_parts(row),
+        "formula": formula(row),
+        "licenses": licenses(row),
+        "license_names": sorted({name for _repo, name in licenses(row) if name}),
+        "files": [_file_row(row, file) for file in files],
+        "total": sum(file.size for file in files),
+        "report": report_rows(row.report),
+        "yaml": recipe_yaml(row),
+        "snippets": usage_snippets(request, row.repo_id, row.foundation),
+        "zip_url": reverse("equipped_zip", args=[row.slug]),
+        "start": request.GET.get("start") == "1",
+    }
+    return render(request, "merging/equipped.html", context)
+
+
+@require_safe
+def equipped_file(request: HttpRequest, slug: str, rev: str, path: str) -> HttpResponseBase:
+    """One file of the equipped repository, computed while it leaves."""
+    row = _equipped(request, slug)
+    if rev not in (MAIN, row.hash[:40]):
+        raise Http404
+    opened = Opened(row)
+    file = opened.files.get(path)
+    if file is None:
+        opened.close()
+        raise Http404
+    response = ranged_response(
+        request,
+        size=file.size,
+        etag=file.etag,
+        content_type=content_type_of(path),
+        file_name=path.rsplit("/", 1)[-1],
+        open_range=lambda start, stop: Opened(row).read(path, start, stop),
+    )
+    opened.close()
+    response["X-Repo-Commit"] = row.hash[:40]
+    return response
+
+
+@require_safe
+def equipped_zip(request: HttpRequest, slug: str) -> HttpResponseBase:
+    """The whole repository as one .zip of known length."""
+    row = _equipped(request, slug)
+    name = f"{row.foundation.name}-{row.slug}"
+    opened = Opened(row)
+    size, pieces = zip_stream(opened, name)
+    if request.method == "HEAD":
+        opened.close()
+    return stream_response(
+        request, size=size, content_type="application/zip", file_name=f"{name}.zip", pieces=pieces
+    )
+
+
+def formula_parts(row: EquippedModel) -> list[dict[str, Any]]:
+    """The recipe for ``partials/formula.html``: the target, then each term with its sign."""
+    target = row.target.vector if row.target is not None and row.target.vector else row.foundation
+    parts: list[dict[str, Any]] = [
+        {"kind": "target", "label": target.label, "url": target.get_absolute_url()}
+    ]
+    for term in row.terms.all():
+        vector = term.version.vector
+        parts.append(
+            {
+                "kind": "term",
+                "sign": term.sign,
+                "coefficient": term.magnitude,
+                "label": vector.label if vector else "",
+                "url": vector.get_absolute_url() if vector else "",
+                "vector": vector,
+                "version": term.version,
+            }
+        )
+    return parts
+
+
+CASES = {
+    "merged": _("merged: the vectors change it"),
+    "untouched": _("left as it is: no vector touches it"),
+    "copied": _("copied: not a floating-point tensor"),
+    "kept": _("kept from the target: only the target has it"),
+}
+
+
+def report_rows(report: dict[str, Any]) -> dict[str, Any]:
+    """The alignment report for the page: cases with counts, and what was left out or renamed."""
+    cases = [
+        {"case": case, "text": CASES[case], "count": len(names), "names": names[:200]}
+        for case, names in report["cases"].items()
+        if names
+    ]
+    return {**report, "rows": cases, "tensors": sum(row["count"] for row in cases)}
+
+
+def _terms(request: HttpRequest) -> list[tuple[Any, Decimal]]:
+    names = request.POST.getlist("vector")
+    coefficients = request.POST.getlist("coefficient")
+    if not names:
+        raise RecipeError(_("Choose at least one vector."))
+    if len(coefficients) != len(names):
+        raise RecipeError(_("Each vector needs a coefficient."))
+    return [
+        (find_version(name, request.user), parse_coefficient(coefficient))
+        for name, coefficient in zip(names, coefficients, strict=True)
+    ]
+
+
+def _file_row(row: EquippedModel, file: Any) -> dict[str, Any]:
+    url = reverse("equipped_file", args=[row.slug, MAIN, file.path])
+    return {
+        "path": file.path,
+        "size": file.size,
+        "sha256": file.blob.sha256 if file.blob else "",
+        "url": url,
+        "computed": file.virtual is not None,
+    }
+
+
+def _visit(request: HttpRequest) -> str:
+    if not request.session.session_key:
+        request.session.save()
+    return request.session.session_key or ""
+
+
+def _wants_json(request: HttpRequest) -> bool:
+    return request.headers.get("Accept", "").startswith("application/json")

@@ -1,0 +1,18 @@
+"""Settings of the tests: the site's own, with a folder that is thrown away and a fast password
+hash. pytest-django loads the settings before any conftest.py, so the folder is named here."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+# Each process of `pytest -n` has its own folder; the data of the developer is never touched.
+_folder = tempfile.mkdtemp(prefix="armory-tests-")
+atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+os.environ["ARMORY_DATA"] = _folder
+os.environ["ARMORY_DEBUG"] = "0"
+
+from marketplace.settings import *  # noqa: E402, F403
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"

@@ -1,0 +1,81 @@
+"""Cover pictures: decoded once under limits, cut to size, stored as WebP without metadata."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import IO
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vectors.errors import Refusal, _
+from vectors.importing import store_bytes
+from vectors.models import Vector
+
+MAX_BYTES = 10 * 2**20
+MAX_PIXELS = 40_000_000
+FORMATS = ("PNG", "JPEG", "WEBP")
+LARGE = (1280, 640)
+SMALL = (480, 240)
+
+
+def set_cover(vector: Vector, picture: IO[bytes], size: int) -> None:
+    """Give ``vector`` a cover. Raises Refusal when the file is no picture, or a hostile one."""
+    if size > MAX_BYTES:
+        raise Refusal(
+            _("The picture has %(size).1f MB; at most %(limit)d MB are accepted."),
+            size=size / 1e6,
+            limit=MAX_BYTES // 2**20,
+        )
+    image = read_picture(picture.read(MAX_BYTES + 1))
+    vector.cover = store_bytes(_webp(image, LARGE))
+    vector.cover_small = store_bytes(_webp(image, SMALL))
+    vector.save(update_fields=["cover", "cover_small"])
+
+
+def remove_cover(vector: Vector) -> None:
+    """Go back to the sigil."""
+    from vectors.uploads import drop_unreferenced
+
+    old = [pk for pk in (vector.cover_id, vector.cover_small_id) if pk]
+    vector.cover = vector.cover_small = None
+    vector.save(update_fields=["cover", "cover_small"])
+    drop_unreferenced(old)
+
+
+def read_picture(content: bytes) -> Image.Image:
+    """Decode a picture; its declared size is checked before a single pixel is."""
+    with warnings.catch_warnings():
+        # Pillow warns from 89 million pixels on; our own limit is lower and an error.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise Refusal(
+                    _("The picture has %(width)d × %(height)d pixels; at most %(limit)d million "
+                      "are accepted. Make it smaller first."),
+                    width=width,
+                    height=height,
+                    limit=MAX_PIXELS // 10**6,
+                )
+            image.load()
+        except Refusal:
+            raise
+        except (
+            UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+        ):
+            raise Refusal(
+                _("This is not a picture we can read: choose a PNG, JPEG or WebP file.")
+            ) from None
+    return ImageOps.exif_transpose(image)
+
+
+def _webp(image: Image.Image, size: tuple[int, int]) -> bytes:
+    fitted = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)
+    clean = Image.new("RGB", fitted.size)
+    clean.paste(fitted)  # a new image carries no EXIF, profile or comment
+    out = io.BytesIO()
+    clean.save(out, "WEBP", quality=82)
+    return out.getvalue()

@@ -1,0 +1,302 @@
+"""Pages of what exists: the catalogue, foundations, vectors and their files."""
+
+from __future__ import annotations
+
+import mimetypes
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_POST, require_safe
+
+from vectors import services
+from vectors.access import may_edit, may_see
+from vectors.catalogue import CatalogueQuery, shelves
+from vectors.covers import remove_cover, set_cover
+from vectors.downloads import blob_response
+from vectors.drawing import layer_strip
+from vectors.errors import Refusal, explain
+from vectors.models import Blob, Foundation, RepositoryFile, Vector, Version
+from vectors.tensorfile.errors import Problem
+
+MAIN = "main"
+
+
+@require_safe
+def catalogue(request: HttpRequest) -> HttpResponse:
+    """Shelves by foundation; a list as soon as something is asked."""
+    query = CatalogueQuery.from_get(request.GET)
+    context: dict[str, Any] = {"query": query, "facets": query.facets(), "sorts": query.sorts()}
+    if query.narrowed:
+        page = query.page_of_results()
+        context |= {
+            "page": page,
+            "previous_url": query.url(page=page.previous_page_number()) if page.has_previous() else "",
+            "next_url": query.url(page=page.next_page_number()) if page.has_next() else "",
+            "clear_url": reverse("catalogue"),
+        }
+    else:
+        context["shelves"] = shelves(query.sort)
+    return render(request, "vectors/catalogue.html", context)
+
+
+@require_safe
+def foundations(request: HttpRequest) -> HttpResponse:
+    """All foundation models, busiest first."""
+    rows = Foundation.objects.with_counts().defer("manifest", "card", "card_html")
+    return render(request, "vectors/foundations.html", {"foundations": rows})
+
+
+@require_safe
+def repo(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
+    """A repository's page: a foundation's or a vector's."""
+    found = Foundation.objects.filter(namespace__iexact=namespace, name__iexact=name).first()
+    if found is not None:
+        return _foundation_page(request, found)
+    return _vector_page(request, _vector(request, namespace, name))
+
+
+def _vector(request: HttpRequest, namespace: str, name: str) -> Vector:
+    vector = get_object_or_404(
+        Vector.objects.select_related("foundation", "current", "owner", "cover"),
+        namespace__iexact=namespace,
+        name__iexact=name,
+    )
+    if vector.current is None or not may_see(request.user, vector.current):
+        raise Http404
+    return vector
+
+
+def _foundation_page(request: HttpRequest, foundation: Foundation) -> HttpResponse:
+    vectors = Vector.objects.published().filter(foundation=foundation)
+    context = {
+        "foundation": foundation,
+        "vectors": vectors.for_cards().sorted_by("equipped")[:24],
+        "vector_count": vectors.count(),
+        "files": file_rows(foundation),
+        "tensors": len(foundation.manifest),
+        "snippets": usage_snippets(request, foundation.repo_id, foundation),
+    }
+    return render(request, "vectors/foundation.html", context)
+
+
+def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
+    versions = [
+        version
+        for version in vector.versions.order_by("-number")  # type: ignore[attr-defined]
+        if version.number and may_see(request.user, version)
+    ]
+    wanted = request.GET.get("version", "")
+    version = next((v for v in versions if f"v{v.number}" == wanted), vector.current)
+    assert version is not None
+    full_siblings = (
+        Vector.objects.published()
+        .filter(foundation=vector.foundation, current__form="full")
+        .exclude(pk=vector.pk)
+        .for_cards()[:20]
+    )
+    context = {
+        "vector": vector,
+        "version": version,
+        "versions": versions,
+        "files": file_rows(version),
+        "strip": layer_strip(version.layers),
+        "verdict": explained_verdict(version),
+        "targets": full_siblings,
+        "related": Vector.objects.published()
+        .filter(foundation=vector.foundation)
+        .exclude(pk=vector.pk)
+        .for_cards()
+        .sorted_by("equipped")[:4],
+        "may_edit": may_edit(request.user, vector),
+        "liked": request.user.is_authenticated
+        and vector.liked_by.filter(user=request.user).exists(),  # type: ignore[attr-defined]
+        "snippets": usage_snippets(request, vector.repo_id, vector.foundation, version),
+    }
+    return render(request, "vectors/vector.html", context)
+
+
+def file_rows(owner: Foundation | Version) -> list[dict[str, Any]]:
+    """The files of ``owner`` for ``partials/files_table.html``."""
+    repo_id = owner.repo_id if isinstance(owner, Foundation) else str(owner.vector)
+    rev = MAIN if isinstance(owner, Foundation) else f"v{owner.number}"
+    namespace, _slash, name = repo_id.partition("/")
+    return [
+        {
+            "path": file.path,
+            "size": file.size,
+            "sha256": file.blob_id,
+            "url": reverse("resolve", args=[namespace, name, rev, file.path]),
+        }
+        for file in owner.files.select_related("blob")
+    ]
+
+
+def explained_verdict(version: Version) -> dict[str, Any]:
+    """The inspection's verdict with its sentences in the reader's language."""
+    verdict = dict(version.verdict)
+    for kind in ("warnings", "notes"):
+        verdict[kind] = [
+            explain(Problem(row["template"], **row["params"])) for row in verdict.get(kind, [])
+        ]
+    return verdict
+
+
+def usage_snippets(
+    request: HttpRequest, repo_id: str, foundation: Foundation, version: Version | None = None
+) -> list[dict[str, str]]:
+    """Copy-paste code for the page of a repository."""
+    base = request.build_absolute_uri("/").rstrip("/")
+    if version is not None:
+        name = version.vector.repo_id if version.vector else ""
+        return [
+            {
+                "title": "Armory",
+                "code": f"python manage.py equip '{name}' --on {foundation.repo_id} --out ./model",
+            },
+            {
+                "title": "curl",
+                "code": "\n".join(
+                    f"curl -fLO {base}{row['url']}"
+                    for row in file_rows(version)
+                    if row["path"].endswith((".safetensors", "_config.json", "index.json"))
+                ),
+            },
+        ]
+    if repo_id.startswith("equipped/"):
+        slug = repo_id.partition("/")[2]
+        return [
+            {
+                "title": "curl",
+                "code": f"curl -fL {base}/{repo_id}.zip -o {slug}.zip && unzip {slug}.zip",
+            },
+            {
+                "title": "transformers",
+                "code": "from transformers import AutoModel, AutoTokenizer\n\n"
+                f'folder = "{foundation.name}-{slug}"  # the unzipped download\n'
+                "model = AutoModel.from_pretrained(folder)\n"
+                "tokenizer = AutoTokenizer.from_pretrained(folder)",
+            },
+        ]
+    return [
+        {
+            "title": "curl",
+            "code": "\n".join(
+                f"curl -fLO {base}{row['url']}"
+                for row in file_rows(foundation)
+                if row["path"].endswith((".safetensors", "config.json", "index.json"))
+            ),
+        }
+    ]
+
+
+@require_safe
+def resolve(
+    request: HttpRequest, namespace: str, name: str, rev: str, path: str
+) -> HttpResponseBase:
+    """One stored file of a foundation or of a vector's version (``main``, ``v2``)."""
+    owner: Foundation | Version | None = Foundation.objects.filter(
+        namespace=namespace, name=name
+    ).first()
+    if owner is None:
+        owner = _version_at(_vector(request, namespace, name), rev, request)
+    elif rev not in (MAIN, owner.fingerprint[:40]):
+        raise Http404
+    files = RepositoryFile.objects.select_related("blob").filter(path=path)
+    file = get_object_or_404(
+        files.filter(foundation=owner)
+        if isinstance(owner, Foundation)
+        else files.filter(version=owner)
+    )
+    return blob_response(
+        request,
+        file.blob,
+        file_name=path.rsplit("/", 1)[-1],
+        content_type=content_type_of(path),
+    )
+
+
+def _version_at(vector: Vector, rev: str, request: HttpRequest) -> Version:
+    if rev == MAIN and vector.current is not None:
+        return vector.current
+    for version in vector.versions.exclude(number=None):  # type: ignore[attr-defined]
+        names = (f"v{version.number}", version.digest[:40])
+        if rev in names and may_see(request.user, version):
+            return version
+    raise Http404
+
+
+def content_type_of(path: str) -> str:
+    """A harmless content type: nothing an owner uploads is ever run by a browser."""
+    guessed, _encoding = mimetypes.guess_type(path)
+    if path.endswith((".md", ".txt", ".yaml", ".yml", ".jsonl", ".json", ".py")):
+        return "application/json" if path.endswith(".json") else "text/plain; charset=utf-8"
+    return guessed if guessed in ("image/png", "image/jpeg", "image/webp") else (
+        "application/octet-stream"
+    )
+
+
+@require_safe
+def cover(request: HttpRequest, sha256: str) -> HttpResponseBase:
+    """A cover picture, by its hash; only blobs that are covers."""
+    blob = get_object_or_404(Blob, sha256=sha256)
+    used = Vector.objects.filter(cover=blob) | Vector.objects.filter(cover_small=blob)
+    if not used.exists():
+        raise Http404
+    response = blob_response(
+        request, blob, file_name="cover.webp", content_type="image/webp", inline=True
+    )
+    response["Cache-Control"] = "public, max-age=31536000, immutable"
+    return response
+
+
+@login_required
+@require_POST
+def like(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
+    """Like or unlike; answers with the button for htmx, or goes back to the page."""
+    vector = _vector(request, namespace, name)
+    liked = request.POST.get("liked") == "1"
+    services.set_like(request.user, vector, liked)
+    vector.refresh_from_db(fields=["likes"])
+    if getattr(request, "htmx", False):
+        return render(request, "vectors/_like.html", {"vector": vector, "liked": liked})
+    return redirect(vector)
+
+
+@login_required
+@require_POST
+def change_cover(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
+    """Set or remove the cover picture of one's own vector."""
+    vector = _vector(request, namespace, name)
+    if not may_edit(request.user, vector):
+        raise Http404
+    picture = request.FILES.get("cover")
+    try:
+        if request.POST.get("remove"):
+            remove_cover(vector)
+        elif picture is not None:
+            set_cover(vector, picture, picture.size or 0)
+    except Refusal as refusal:
+        messages.error(request, explain(refusal))
+    return redirect(vector)
+
+
+@login_required
+@require_POST
+def change_shelf(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
+    """Withdraw or restore a version of one's own vector."""
+    vector = _vector(request, namespace, name)
+    if not may_edit(request.user, vector):
+        raise Http404
+    version = get_object_or_404(vector.versions, number=request.POST.get("number") or 0)
+    try:
+        if request.POST.get("action") == "restore":
+            services.restore(version)
+        else:
+            services.withdraw(version)
+    except Refusal as refusal:
+            messages.error(request, explain(refusal))
+    return redirect(vector)

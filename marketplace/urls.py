@@ -23,7 +23,7 @@ urlpatterns = [
     path("api/models", list_models, name="api_models"),
     *merging_urls.urlpatterns,
     *vectors_urls.urlpatterns,
-    *upload_urls.urlpatterns,
+    path("uploads/", include(upload_urls)),
     path("<str:namespace>", profile, name="profile"),
     *vectors_urls.repository_patterns,
 ]

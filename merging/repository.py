@@ -108,16 +108,20 @@ def _etag(row: EquippedModel, path: str) -> str:
     return f"armory-{identity(row.recipe, path)[:40]}"
 
 
-def zip_stream(opened: Opened, folder: str) -> tuple[int, Iterator[bytes]]:
-    """The whole repository as one stored .zip: exact length, and its bytes."""
+def zip_size(row: EquippedModel, folder: str) -> int:
+    """Exact bytes of the repository as one stored .zip."""
+    with closing(Opened(row)) as opened:
+        return len(_archive(opened, folder))
+
+
+def zip_pieces(row: EquippedModel, folder: str) -> Iterator[bytes]:
+    """The repository as one stored .zip, computed while it leaves."""
+    with closing(Opened(row)) as opened:
+        yield from _archive(opened, folder)
+
+
+def _archive(opened: Opened, folder: str) -> ZipStream:
     archive = ZipStream(compress_type=ZIP_STORED, sized=True)
     for path, file in opened.files.items():
         archive.add(file.read(), arcname=f"{folder}/{path}", size=file.size)
-
-    def run() -> Iterator[bytes]:
-        try:
-            yield from archive
-        finally:
-            opened.close()
-
-    return len(archive), run()
+    return archive

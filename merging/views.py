@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from decimal import Decimal
 from typing import Any
 
@@ -16,7 +17,7 @@ from merging.engine.errors import RecipeError, _
 from merging.engine.methods import get_method
 from merging.engine.recipe import parse_coefficient
 from merging.models import EquippedModel
-from merging.repository import Opened, zip_stream
+from merging.repository import Opened, zip_pieces, zip_size
 from merging.services import (
     count_equip,
     equip_expression,
@@ -70,11 +71,8 @@ def equip(request: HttpRequest) -> HttpResponse:
 def equipped(request: HttpRequest, slug: str) -> HttpResponse:
     """The recipe page: formula, parts, what happens to each tensor, downloads."""
     row = _equipped(request, slug)
-    opened = Opened(row)
-    try:
+    with closing(Opened(row)) as opened:
         files = list(opened.files.values())
-    finally:
-        opened.close()
     recipe = row.recipe
     context = {
         "row": row,
@@ -101,22 +99,19 @@ def equipped_file(request: HttpRequest, slug: str, rev: str, path: str) -> HttpR
     row = _equipped(request, slug)
     if rev not in (MAIN, row.hash[:40]):
         raise Http404
-    opened = Opened(row)
-    file = opened.files.get(path)
+    with closing(Opened(row)) as opened:
+        file = opened.files.get(path)
     if file is None:
-        opened.close()
         raise Http404
-    response = ranged_response(
+    return ranged_response(
         request,
         size=file.size,
         etag=file.etag,
         content_type=content_type_of(path),
         file_name=path.rsplit("/", 1)[-1],
         open_range=lambda start, stop: Opened(row).read(path, start, stop),
+        headers={"X-Repo-Commit": row.hash[:40]},
     )
-    opened.close()
-    response["X-Repo-Commit"] = row.hash[:40]
-    return response
 
 
 @require_safe
@@ -124,12 +119,12 @@ def equipped_zip(request: HttpRequest, slug: str) -> HttpResponseBase:
     """The whole repository as one .zip of known length."""
     row = _equipped(request, slug)
     name = f"{row.foundation.name}-{row.slug}"
-    opened = Opened(row)
-    size, pieces = zip_stream(opened, name)
-    if request.method == "HEAD":
-        opened.close()
     return stream_response(
-        request, size=size, content_type="application/zip", file_name=f"{name}.zip", pieces=pieces
+        request,
+        size=zip_size(row, name),
+        content_type="application/zip",
+        file_name=f"{name}.zip",
+        pieces=zip_pieces(row, name),
     )
 
 

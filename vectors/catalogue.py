@@ -107,7 +107,7 @@ class CatalogueQuery:
                     "label": facet_label(name, value),
                     "count": count,
                     "url": self.url(**{name: None if value == current else value}),
-                    "current": value == current,
+                    "selected": value == current,
                 }
                 for value, count in counts
                 if value
@@ -118,7 +118,7 @@ class CatalogueQuery:
                         "name": name,
                         "title": TITLES[name],
                         "options": options,
-                        "clear": self.url(**{name: None}) if current else "",
+                        "clear_url": self.url(**{name: None}) if current else "",
                     }
                 )
         return groups

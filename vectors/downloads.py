@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 
 from django.core.handlers.asgi import ASGIRequest
+from django.db import close_old_connections
 from django.http import (
     HttpRequest,
     HttpResponse,
@@ -26,7 +27,7 @@ from django.http import (
 
 from vectors.models import Blob
 from vectors.storage.current import storage
-from vectors.storage.disposition import attachment
+from vectors.storage.disposition import disposition
 
 log = logging.getLogger(__name__)
 
@@ -36,23 +37,8 @@ THREADS = 32
 
 Open = Callable[[int, int], Iterator[bytes]]
 
-# Never a type that a browser would run or draw: what is stored was sent by strangers.
-_TYPES = {
-    ".json": "application/json",
-    ".md": "text/plain; charset=utf-8",
-    ".txt": "text/plain; charset=utf-8",
-    ".zip": "application/zip",
-}
 _RANGE = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})", re.IGNORECASE | re.ASCII)
 _ETAG = re.compile(r'(?:W/)?"[^"]*"')
-
-
-def content_type_of(file_name: str) -> str:
-    """The type a repository's file is served with."""
-    for suffix, kind in _TYPES.items():
-        if file_name.endswith(suffix):
-            return kind
-    return "application/octet-stream"
 
 
 def ranged_response(
@@ -63,28 +49,30 @@ def ranged_response(
     content_type: str,
     file_name: str,
     open_range: Open,
+    inline: bool = False,
     headers: Mapping[str, str] | None = None,
 ) -> HttpResponseBase:
     """Answer GET or HEAD for ``size`` bytes that never change under ``etag`` (strong, unquoted).
 
     ``open_range(start, stop)`` returns an iterator of the bytes ``[start, stop)``; it is opened,
     advanced and closed in threads, one at a time, and not at all for HEAD, 304 and 416.
+    ``inline`` lets the browser show it: only for types that it cannot run.
     """
     quoted = f'"{etag}"'
     common = {
         "ETag": quoted,
         "Accept-Ranges": "bytes",
-        "Content-Disposition": attachment(file_name),
+        "Content-Disposition": disposition(file_name, inline=inline),
         **_HEADERS,
         **(headers or {}),
     }
     if _matches(request.headers.get("If-None-Match", ""), quoted):
-        return HttpResponse(status=304, headers=common)
+        return _respond(request, lambda: iter(()), 0, "", 304, common)
     status, start, stop = _range(request, size, quoted)
     if status == 416:
         common["Content-Range"] = f"bytes */{size}"
         del common["Content-Disposition"]
-        return HttpResponse(status=416, headers=common)
+        return _respond(request, lambda: iter(()), 0, "", 416, common)
     if status == 206:
         common["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     return _respond(
@@ -98,17 +86,20 @@ def stream_response(
     size: int,
     content_type: str,
     file_name: str,
-    open_all: Callable[[], Iterator[bytes]],
+    pieces: Iterator[bytes],
     headers: Mapping[str, str] | None = None,
 ) -> HttpResponseBase:
-    """Answer GET or HEAD for ``size`` bytes that can only be made from the start (a zip)."""
+    """Answer GET or HEAD for ``size`` bytes that can only be made from the start (a zip).
+
+    ``pieces`` is advanced and closed in threads, and not advanced at all for HEAD.
+    """
     common = {
         "Accept-Ranges": "none",
-        "Content-Disposition": attachment(file_name),
+        "Content-Disposition": disposition(file_name),
         **_HEADERS,
         **(headers or {}),
     }
-    return _respond(request, open_all, size, content_type, 200, common)
+    return _respond(request, lambda: pieces, size, content_type, 200, common)
 
 
 def blob_response(
@@ -116,7 +107,8 @@ def blob_response(
     blob: Blob,
     file_name: str,
     *,
-    content_type: str | None = None,
+    content_type: str = "application/octet-stream",
+    inline: bool = False,
     headers: Mapping[str, str] | None = None,
     redirect: bool = False,
 ) -> HttpResponseBase:
@@ -134,9 +126,10 @@ def blob_response(
         request,
         size=blob.size,
         etag=blob.sha256,
-        content_type=content_type or content_type_of(file_name),
+        content_type=content_type,
         file_name=file_name,
         open_range=partial(read_blob, blob.sha256),
+        inline=inline,
         headers=headers,
     )
 
@@ -170,7 +163,7 @@ def _respond(
     headers: Mapping[str, str],
 ) -> HttpResponseBase:
     response: HttpResponseBase
-    if request.method == "HEAD":
+    if request.method == "HEAD" and status != 304:
         response = HttpResponse(status=status, content_type=content_type)
     elif isinstance(request, ASGIRequest):
         response = StreamingHttpResponse(
@@ -182,7 +175,10 @@ def _respond(
         )
     for name, value in headers.items():
         response.headers[name] = value
-    response.headers["Content-Length"] = str(length)
+    if status != 304:  # whose length would have to be that of the whole
+        response.headers["Content-Length"] = str(length)
+    if not content_type:
+        del response.headers["Content-Type"]
     return response
 
 
@@ -227,7 +223,9 @@ def _exactly(pieces: Iterator[bytes], length: int) -> Iterator[bytes]:
         if close is not None:
             close()
     if length:
-        raise RuntimeError(f"a download had {-length:+d} bytes more than its Content-Length")
+        raise RuntimeError(
+            f"a download was {abs(length)} bytes too {'long' if length < 0 else 'short'}"
+        )
 
 
 class _Ahead:
@@ -275,9 +273,13 @@ class _Ahead:
         with self._lock:
             if self._closed:
                 return None
-            if self._pieces is None:
-                self._pieces = _exactly(self._open(), self._length)
-            return next(self._pieces, None)
+            try:
+                if self._pieces is None:
+                    self._pieces = _exactly(self._open(), self._length)
+                return next(self._pieces, None)
+            finally:
+                # No request ends in these threads, so nobody else closes what a query opened.
+                close_old_connections()
 
 
 @cache

@@ -13,7 +13,6 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from vectors import services
 from vectors.cards import read_card, render as render_card
 from vectors.describe import fields_from_card
-from vectors.drawing import layer_strip
 from vectors.errors import Refusal, explain
 from vectors.forms import FoundationForm, PublishForm
 from vectors.models import Foundation, Vector, Version
@@ -74,8 +73,7 @@ def draft_context(version: Version) -> dict[str, Any]:
         fields = fields_from_card(version.card)
         context |= {
             "verdict": explained_verdict(version),
-            "strip": layer_strip(version.layers),
-            "form": PublishForm(
+                "form": PublishForm(
                 namespace=version.owner.get_username(),
                 existing=version.vector is not None,
                 initial={

@@ -1,4 +1,4 @@
-"""Pictures drawn from numbers: the sigil of a vector, and the strip of its strength per layer.
+"""Pictures drawn from numbers: the sigil of a vector.
 
 Plain SVG without style attributes, so that the strictest content policy lets it through.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from django.utils.html import escape
 
 
 def sigil(layers: Sequence[Mapping[str, Any]], digest: str) -> str:
@@ -36,29 +34,4 @@ def sigil(layers: Sequence[Mapping[str, Any]], digest: str) -> str:
     return (
         f'<svg viewBox="0 0 160 160" aria-hidden="true" focusable="false" fill="none"'
         f' stroke-width="{width:.1f}" stroke-linecap="round">{"".join(parts)}</svg>'
-    )
-
-
-def layer_strip(layers: Sequence[Mapping[str, Any]]) -> str:
-    """Bars of relative strength ‖τ‖/‖θ‖ per layer, with the numbers in the title of each bar."""
-    rows = list(layers)
-    if not rows:
-        return ""
-    strongest = max(float(row["ratio"]) for row in rows) or 1.0
-    step, height = 28, 96
-    parts = []
-    for index, row in enumerate(rows):
-        tall = max(1.0, 72 * float(row["ratio"]) / strongest)
-        x = index * step + 4
-        label = escape(str(row["label"]))
-        parts.append(
-            f'<g><title>{label}: {float(row["ratio"]):.4f}</title>'
-            f'<rect class="strip-bar" x="{x}" y="{78 - tall:.1f}" width="20" height="{tall:.1f}"'
-            f' rx="2"/><text class="strip-label" x="{x + 10}" y="92" text-anchor="middle">'
-            f"{label[:4]}</text></g>"
-        )
-    width = len(rows) * step + 4
-    return (
-        f'<svg class="layer-strip" viewBox="0 0 {width} {height}" role="img"'
-        f' preserveAspectRatio="xMinYMid meet">{"".join(parts)}</svg>'
     )

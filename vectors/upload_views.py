@@ -22,7 +22,7 @@ from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
 from django.utils.translation import gettext
 from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods, require_POST
 
 from vectors import uploads
 from vectors.errors import Refusal, _, explain
@@ -80,12 +80,15 @@ def create_draft(request: HttpRequest) -> HttpResponse:
     return JsonResponse(describe(version), status=201)
 
 
-@require_GET
+@require_http_methods(["GET", "DELETE"])
 @signed_in
 @answers_json
 def show_draft(request: HttpRequest, pk: int) -> HttpResponse:
-    """GET /uploads/drafts/<id>: what is still to be sent, with fresh URLs."""
+    """GET /uploads/drafts/<id>: what is still to be sent, with fresh URLs. DELETE discards it."""
     version = get_object_or_404(Version, pk=pk, owner=request.user)
+    if request.method == "DELETE":
+        uploads.discard(version)
+        return HttpResponse(status=204)
     uploads.renew(version)
     return JsonResponse(describe(version))
 
@@ -195,14 +198,14 @@ def _describe_upload(upload: Upload) -> dict[str, Any]:
 
 
 def _draft_url(version: Version) -> str:
-    return reverse("drafts", args=[version.pk])
+    return reverse("draft", args=[version.pk])
 
 
 def _own_vector(request: HttpRequest, repo_id: str) -> Vector | None:
     """The reader's own vector called ``owner/name``, None when no name is given."""
     if not repo_id:
         return None
-    vector = Vector.objects.by_repo_id(str(repo_id)).filter(owner=request.user).first()
+    vector = Vector.objects.by_repo_id(str(repo_id)).filter(owner_id=request.user.pk).first()
     if vector is None:
         raise uploads.NotFound(_("You have no vector %(name)s."), name=str(repo_id)[:200])
     return vector

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 from typing import Any
 
 from django.contrib import messages
@@ -17,7 +16,6 @@ from vectors.access import may_edit, may_see
 from vectors.catalogue import CatalogueQuery, shelves
 from vectors.covers import remove_cover, set_cover
 from vectors.downloads import blob_response
-from vectors.drawing import layer_strip
 from vectors.errors import Refusal, explain
 from vectors.models import Blob, Foundation, RepositoryFile, Vector, Version
 from vectors.tensorfile.errors import Problem
@@ -103,7 +101,6 @@ def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
         "version": version,
         "versions": versions,
         "files": file_rows(version),
-        "strip": layer_strip(version.layers),
         "verdict": explained_verdict(version),
         "targets": full_siblings,
         "related": Vector.objects.published()
@@ -214,9 +211,15 @@ def resolve(
     return blob_response(
         request,
         file.blob,
-        file_name=path.rsplit("/", 1)[-1],
+        path.rsplit("/", 1)[-1],
         content_type=content_type_of(path),
+        headers={"X-Repo-Commit": commit_of(owner)},
     )
+
+
+def commit_of(owner: Foundation | Version) -> str:
+    """The immutable revision of a repository: 40 digits of the hash of its content."""
+    return (owner.fingerprint if isinstance(owner, Foundation) else owner.digest)[:40]
 
 
 def _version_at(vector: Vector, rev: str, request: HttpRequest) -> Version:
@@ -230,13 +233,12 @@ def _version_at(vector: Vector, rev: str, request: HttpRequest) -> Version:
 
 
 def content_type_of(path: str) -> str:
-    """A harmless content type: nothing an owner uploads is ever run by a browser."""
-    guessed, _encoding = mimetypes.guess_type(path)
-    if path.endswith((".md", ".txt", ".yaml", ".yml", ".jsonl", ".json", ".py")):
-        return "application/json" if path.endswith(".json") else "text/plain; charset=utf-8"
-    return guessed if guessed in ("image/png", "image/jpeg", "image/webp") else (
-        "application/octet-stream"
-    )
+    """The type a file is served with: never one that a browser would run or draw as a page."""
+    if path.endswith(".json"):
+        return "application/json"
+    if path.endswith((".md", ".txt", ".yaml", ".yml", ".jsonl")):
+        return "text/plain; charset=utf-8"
+    return "application/octet-stream"
 
 
 @require_safe
@@ -246,11 +248,14 @@ def cover(request: HttpRequest, sha256: str) -> HttpResponseBase:
     used = Vector.objects.filter(cover=blob) | Vector.objects.filter(cover_small=blob)
     if not used.exists():
         raise Http404
-    response = blob_response(
-        request, blob, file_name="cover.webp", content_type="image/webp", inline=True
+    return blob_response(
+        request,
+        blob,
+        "cover.webp",
+        content_type="image/webp",
+        inline=True,
+        headers={"Cache-Control": "public, max-age=31536000, immutable"},
     )
-    response["Cache-Control"] = "public, max-age=31536000, immutable"
-    return response
 
 
 @login_required

@@ -57,13 +57,13 @@ async function copy(button) {
     button.focus();
     if (!copied) return;
   }
-  say("");
   say(button.dataset.done);
   button.classList.add("done");
   swapIcon(button, "check");
   setTimeout(() => {
     button.classList.remove("done");
     swapIcon(button, "copy");
+    document.getElementById("live").textContent = ""; // so that a second copy is spoken too
   }, 1600);
 }
 

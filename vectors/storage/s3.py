@@ -28,7 +28,7 @@ from vectors.storage.base import (
     missing_upload,
     wrong_hash,
 )
-from vectors.storage.disposition import attachment
+from vectors.storage.disposition import disposition
 from vectors.storage.s3source import S3Source
 from vectors.tensorfile.source import ByteSource
 
@@ -99,7 +99,7 @@ class S3Storage:
             Params={
                 "Bucket": self._bucket,
                 "Key": _blob(sha256),
-                "ResponseContentDisposition": attachment(file_name),
+                "ResponseContentDisposition": disposition(file_name),
                 "ResponseContentType": "application/octet-stream",
             },
             ExpiresIn=URL_LIFETIME,
@@ -206,10 +206,20 @@ class S3Storage:
                 Bucket=self._bucket, Key=key, UploadId=upload, PartNumber=number, Body=piece
             )
         except ClientError as error:
-            if _code(error) == "NoSuchUpload":
+            # Not every server has a word of its own for an upload that was aborted.
+            if _code(error) == "NoSuchUpload" or not self._is_open(key, upload):
                 raise missing_upload() from error
             raise
         return str(answer["ETag"]).strip('"')
+
+    def _is_open(self, key: str, upload: str) -> bool:
+        try:
+            self._client.list_parts(Bucket=self._bucket, Key=key, UploadId=upload, MaxParts=1)
+        except ClientError as error:
+            if _code(error) == "NoSuchUpload":
+                return False
+            raise
+        return True
 
     def _complete(self, key: str, upload: str, parts: Sequence[tuple[int, str]]) -> None:
         try:

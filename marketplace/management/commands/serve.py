@@ -127,7 +127,10 @@ def health(host: str, port: int) -> dict[str, Any]:
     link = http.client.HTTPConnection(address, port, timeout=3)
     try:
         link.request("GET", "/healthz", headers={"Host": name})
-        report: dict[str, Any] = json.loads(link.getresponse().read())
+        answer = link.getresponse()
+        if answer.status not in {200, 503}:
+            return {"ok": False, "site": f"the site answers with status {answer.status}"}
+        report: dict[str, Any] = json.loads(answer.read())
         return report
     except (OSError, http.client.HTTPException, ValueError):
         return {"ok": False, "site": "the web server does not answer yet"}
@@ -176,19 +179,22 @@ class Command(BaseCommand):
         """Until a signal: start again what died, and say once when the site is ready."""
         ready = False
         shown = "localhost" if host in {"127.0.0.1", "0.0.0.0", "::1", "::"} else host
-        began = time.monotonic()
+        began = ask_at = time.monotonic()
         said = ""
         while not self.stopping:
             for child in children:
                 self.look_after(child, ready)
-            if not ready:
+            now = time.monotonic()
+            if not ready and now >= ask_at:
                 report = health(host, port)
                 # A changed demo catalogue is announced when it is in, not while the old one is.
                 ready = report.pop("ok") is True and all(c.done for c in children if c.once)
+                # A site that is broken logs an error each time it is asked.
+                ask_at = now + (5.0 if "status" in report["site"] else 2 * TICK)
                 missing = "; ".join(str(s) for s in report.values() if " " in str(s))
                 if ready:
                     self.say(f"Armory is ready: http://{shown}:{port}")
-                elif time.monotonic() - began > 15 and missing != said:
+                elif now - began > 10 and missing != said:
                     self.say(f"Not ready yet: {missing}.")
                     said = missing
             time.sleep(TICK)

@@ -1,0 +1,181 @@
+"""From rows to what the partial templates show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django import template
+from django.urls import reverse
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
+
+from vectors.models import Vector, Version
+
+register = template.Library()
+Z95 = 1.96
+
+
+@register.filter
+def size(count: int | None) -> str:
+    """Bytes as people say them, in decimal units: ``374 kB``, ``90.9 MB``."""
+    value = float(count or 0)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:
+            break
+        value /= 1000
+    else:
+        unit = "TB"
+    return f"{value:.0f} {unit}" if unit in ("bytes", "kB") else f"{value:.1f} {unit}"
+
+
+@register.filter
+def count(number: int | None) -> str:
+    """A parameter count: ``22.7 M``, ``7.0 B``."""
+    value = float(number or 0)
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.1f} {unit}"
+    return f"{value:.0f}"
+
+
+@register.filter
+def percent(share: float | None) -> str:
+    """A share as a percentage with two significant digits: ``0.24 %``, ``14 %``."""
+    if share is None:
+        return ""
+    value = share * 100
+    digits = 0 if value >= 10 else 1 if value >= 1 else 2
+    return f"{value:.{digits}f} %"
+
+
+@register.filter
+def drawn(svg: str) -> SafeString:
+    """An SVG drawn by ``vectors.drawing`` from numbers: nothing of it comes from a user."""
+    return mark_safe(svg)  # noqa: S308
+
+
+@register.filter
+def license_name(text: str) -> str:
+    """The licence, or that nobody stated one."""
+    return text or _("licence not stated")
+
+
+@register.filter
+def three(number: float | None) -> str:
+    """A measured share with three digits: ``0.925``."""
+    return "–" if number is None else f"{number:.3f}"
+
+
+@register.simple_tag
+def vector_card(vector: Vector) -> dict[str, Any]:
+    """The variables of ``partials/vector_card.html``."""
+    version = vector.current
+    assert version is not None
+    best = next((row for row in ability_rows(version) if row["x1"] is not None), None)
+    cover = vector.cover_small_id
+    return {
+        "url": vector.get_absolute_url(),
+        "title": vector.label,
+        "cover_url": reverse("cover", args=[cover]) if cover else "",
+        "sigil": drawn(version.sigil),
+        "foundation": vector.foundation.label,
+        "form": version.get_form_display(),
+        "size": size(version.nbytes),
+        "licence": license_name(vector.license),
+        "ability": best,
+        "owner": vector.namespace,
+        "owner_url": reverse("profile", args=[vector.namespace]),
+        "likes": vector.likes,
+        "equips": vector.equips,
+    }
+
+
+@register.simple_tag(name="ability_rows")
+def ability_rows_tag(version: Version) -> list[dict[str, Any]]:
+    return ability_rows(version)
+
+
+def ability_rows(version: Version) -> list[dict[str, Any]]:
+    """The abilities a card states, for ``partials/ability_table.html``; intervals are Wilson's."""
+    rows = []
+    for ability in version.abilities:
+        before, after, n = ability.get("without"), ability.get("with"), ability.get("n")
+        known = before is not None and after is not None
+        change = after - before if known else 0.0
+        row: dict[str, Any] = {
+            "name": ability.get("name") or "",
+            "metric": ability.get("metric") or "",
+            "without": three(before),
+            "with_": three(after),
+            "n": n or "",
+            "delta": f"{change:+.3f}".replace("-", "−") if known else "",
+            "kind": "learn" if change > 0 else "forget" if change < 0 else "same",
+            "x0": None,
+            "x1": None,
+        }
+        if known and 0 <= before <= 1 and 0 <= after <= 1:
+            row |= {"x0": round(before * 100, 1), "x1": round(after * 100, 1)}
+            if n:
+                low, high = wilson(after, n)
+                row |= {
+                    "interval": f"{low:.2f}–{high:.2f}",
+                    "low": round(low * 100, 1),
+                    "high": round(high * 100, 1),
+                }
+        rows.append(row)
+    return rows
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share measured on ``n`` items (Wilson, 1927)."""
+    centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@register.simple_tag
+def layer_bars(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Strength ‖τ‖/‖θ‖ per layer for ``partials/layer_strip.html``."""
+    strongest = max((float(row["ratio"]) for row in layers), default=0.0) or 1.0
+    return [
+        {
+            "share": round(100 * float(row["ratio"]) / strongest, 1),
+            "label": f"{row['label']}: {float(row['ratio']):.4f}",
+        }
+        for row in layers
+    ]
+
+
+@register.simple_tag
+def formula_chips(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Formula parts with the sigils of their vectors, for ``partials/formula.html``."""
+    chips = []
+    for part in parts:
+        vector = part.get("vector")
+        version = part.get("version") or (vector.current if vector else None)
+        chips.append({**part, "sigil": drawn(version.sigil) if version else ""})
+    return chips
+
+
+@register.simple_tag
+def file_list(files: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Files with their sizes in words, for ``partials/files_table.html``."""
+    return [{**file, "size": size(file["size"])} for file in files]
+
+
+@register.simple_tag
+def wizard_steps(step: str) -> list[dict[str, str]]:
+    """The upload wizard's steps for ``partials/steps.html``."""
+    labels = {
+        "files": _("Files"),
+        "foundation": _("Foundation"),
+        "inspection": _("Inspection"),
+        "publish": _("Publish"),
+    }
+    at = list(labels).index(step)
+    return [
+        {"label": label, "state": "done" if i < at else "now" if i == at else "next"}
+        for i, label in enumerate(labels.values())
+    ]

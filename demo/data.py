@@ -157,7 +157,7 @@ def glosses() -> list[Item]:
         parts = fields.split()
         if line.startswith("  ") or parts[1] not in LEXNAMES:
             continue
-        text = clean(gloss.split(';')[0])
+        text = clean(gloss.split(";")[0])
         if len(text) >= 25:
             items.append((text, LEXNAMES[parts[1]], parts[4]))
     return items
@@ -252,13 +252,3 @@ def languages() -> list[Item]:
             start = min(4, len(words) // 3)  # a description often opens with a name of no language
             items.append((" ".join(words[start : start + 8]), label, source))
     return items
-
-
-def pairs() -> list[tuple[str, str, str]]:
-    """(English, French, source package) of packages described in both languages."""
-    english, french = descriptions("en"), descriptions("fr")
-    found = {}
-    for name, (_, source) in sorted(_packages().items()):
-        if name in english and name in french and english[name] != french[name]:
-            found.setdefault(source, (english[name], french[name], source))
-    return list(found.values())

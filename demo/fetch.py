@@ -31,11 +31,15 @@ class DataMissing(RuntimeError):
 
 def _call(command: list[str], what: str, cwd: Path) -> None:
     if shutil.which(command[0]) is None:
-        raise DataMissing(f"{what}: the program “{command[0]}” is not installed; install it and retry.")
+        raise DataMissing(
+            f"{what}: the program “{command[0]}” is not installed; install it and retry."
+        )
     try:
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise DataMissing(f"{what}: {command[0]} took more than {TIMEOUT} s; retry later.") from None
+        raise DataMissing(
+            f"{what}: {command[0]} took more than {TIMEOUT} s; retry later."
+        ) from None
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
         reason = lines[-1][:160]

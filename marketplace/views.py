@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib.auth import get_user_model
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -31,7 +33,7 @@ def home(request: HttpRequest) -> HttpResponse:
     )
 
 
-def example_parts(groups: list[dict]) -> list[dict]:  # type: ignore[type-arg]
+def example_parts(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A formula of real vectors for the front page: two learned, one forgotten."""
     if not groups:
         return []

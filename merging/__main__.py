@@ -82,7 +82,9 @@ def _run(options: argparse.Namespace) -> None:
                 local.equipment, options.out, extra, on_bytes=bar.update, threads=options.threads
             )
         if not options.quiet:
-            counts = ", ".join(f"{len(names)} {case}" for case, names in report.cases.items() if names)
+            counts = ", ".join(
+                f"{len(names)} {case}" for case, names in report.cases.items() if names
+            )
             print(f"{options.out}: {size / 1e9:.2f} GB; tensors: {counts}")
             for label, names in report.dropped.items():
                 print(f"  {label}: not in the target, left out: {', '.join(names[:8])}")

@@ -69,7 +69,11 @@ def find_target(text: str, user: Any) -> tuple[Foundation, Version | None]:
 
 
 def equip_expression(
-    expression: str, *, on: str, user: Any, method: str = "task_arithmetic",
+    expression: str,
+    *,
+    on: str,
+    user: Any,
+    method: str = "task_arithmetic",
     parameters: Mapping[str, Any] | None = None,
 ) -> EquippedModel:
     """The recipe that ``expression`` puts on ``on`` (or on the vectors' foundation when empty)."""
@@ -121,8 +125,10 @@ def make_equipped(
     for version, _coefficient in terms:
         if version.foundation_id != foundation.pk:
             raise RecipeError(
-                _("%(vector)s is a vector of %(its)s and does not fit %(foundation)s: task "
-                  "vectors only fit the foundation they were trained from."),
+                _(
+                    "%(vector)s is a vector of %(its)s and does not fit %(foundation)s: task "
+                    "vectors only fit the foundation they were trained from."
+                ),
                 vector=str(version.vector),
                 its=str(version.foundation),
                 foundation=foundation.repo_id,

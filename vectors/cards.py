@@ -47,7 +47,7 @@ def render(body: str) -> str:
 
     Headings move down by one: the page has its own h1.
     """
-    html = _markdown.render(body)
+    html = _markdown.render(re.sub(r"<!--.*?-->", "", body, flags=re.S))
     html = re.sub(r"<(/?)h([1-5])>", lambda m: f"<{m[1]}h{int(m[2]) + 1}>", html)
     return nh3.clean(
         html,

@@ -48,10 +48,11 @@ class CatalogueQuery:
     def from_get(cls, get: QueryDict) -> CatalogueQuery:
         """Read an address; what makes no sense counts as not said."""
         page = get.get("page", "1")
+        sort = get.get("sort", "new")
         return cls(
             words=get.get("q", "").strip()[:200],
-            sort=get["sort"] if get.get("sort") in SORTS else "new",
-            chosen={name: get[name][:120] for name in FACETS if get.get(name)},
+            sort=sort if sort in SORTS else "new",
+            chosen={name: get.get(name, "")[:120] for name in FACETS if get.get(name)},
             page=int(page) if page.isdigit() and len(page) < 7 else 1,
         )
 

@@ -53,8 +53,10 @@ def read_picture(content: bytes) -> Image.Image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise Refusal(
-                    _("The picture has %(width)d × %(height)d pixels; at most %(limit)d million "
-                      "are accepted. Make it smaller first."),
+                    _(
+                        "The picture has %(width)d × %(height)d pixels; at most %(limit)d million "
+                        "are accepted. Make it smaller first."
+                    ),
                     width=width,
                     height=height,
                     limit=MAX_PIXELS // 10**6,
@@ -63,7 +65,11 @@ def read_picture(content: bytes) -> Image.Image:
         except Refusal:
             raise
         except (
-            UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError,
+            UnidentifiedImageError,
+            OSError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
             Image.DecompressionBombWarning,
         ):
             raise Refusal(

@@ -12,14 +12,37 @@ from vectors.search import index_text
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 LICENSES = (
-    "apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
-    "openrail", "gpl-3.0", "lgpl-3.0", "llama2", "llama3", "gemma", "other",
+    "apache-2.0",
+    "mit",
+    "bsd-3-clause",
+    "cc0-1.0",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "openrail",
+    "gpl-3.0",
+    "lgpl-3.0",
+    "llama2",
+    "llama3",
+    "gemma",
+    "other",
 )
 TASKS = (
-    "text-classification", "token-classification", "sentence-similarity", "feature-extraction",
-    "fill-mask", "text-generation", "translation", "summarization", "question-answering",
-    "image-classification", "automatic-speech-recognition", "audio-classification",
-    "image-to-text", "text-to-image", "other",
+    "text-classification",
+    "token-classification",
+    "sentence-similarity",
+    "feature-extraction",
+    "fill-mask",
+    "text-generation",
+    "translation",
+    "summarization",
+    "question-answering",
+    "image-classification",
+    "automatic-speech-recognition",
+    "audio-classification",
+    "image-to-text",
+    "text-to-image",
+    "other",
 )
 
 
@@ -27,8 +50,10 @@ def check_name(name: str) -> str:
     """A repository's name, or a Refusal that says what a name looks like."""
     if not NAME.fullmatch(name) or ".." in name or "--" in name or name.endswith((".git", ".zip")):
         raise Refusal(
-            _("`%(name)s` is not a usable name: letters, digits, `-`, `_` and `.`, up to 96 "
-              "characters, beginning and ending with a letter or digit."),
+            _(
+                "`%(name)s` is not a usable name: letters, digits, `-`, `_` and `.`, up to 96 "
+                "characters, beginning and ending with a letter or digit."
+            ),
             name=name[:100],
         )
     return name
@@ -108,4 +133,6 @@ def _ability(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _first_heading(body: str) -> str:
     found = re.search(r"^#\s+(.+)$", body, re.M)
-    return found[1].strip()[:120] if found else ""
+    heading = found[1].strip()[:120] if found else ""
+    # The heading of a template that nobody filled in says nothing.
+    return "" if heading.lower().startswith("model card") else heading

@@ -11,7 +11,8 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from vectors import services
-from vectors.cards import read_card, render as render_card
+from vectors.cards import read_card
+from vectors.cards import render as render_card
 from vectors.describe import fields_from_card
 from vectors.errors import Refusal, explain
 from vectors.forms import FoundationForm, PublishForm
@@ -29,7 +30,8 @@ def upload(request: HttpRequest) -> HttpResponse:
     """Step 1: choose files; unfinished uploads are listed to go on with."""
     vector = None
     if request.GET.get("vector"):
-        vector = Vector.objects.by_repo_id(request.GET["vector"]).filter(owner=request.user).first()
+        own = Vector.objects.filter(owner_id=request.user.pk)
+        vector = own.by_repo_id(request.GET["vector"]).first()
     context = {
         "vector": vector,
         "drafts": Version.objects.drafts_of(request.user).select_related("foundation", "vector"),
@@ -73,7 +75,7 @@ def draft_context(version: Version) -> dict[str, Any]:
         fields = fields_from_card(version.card)
         context |= {
             "verdict": explained_verdict(version),
-                "form": PublishForm(
+            "form": PublishForm(
                 namespace=version.owner.get_username(),
                 existing=version.vector is not None,
                 initial={

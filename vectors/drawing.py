@@ -19,17 +19,18 @@ def sigil(layers: Sequence[Mapping[str, Any]], digest: str) -> str:
     rays = list(layers)[:64] or [{"share": 0.0}]
     strongest = max(float(ray["share"]) for ray in rays) or 1.0
     spokes = max(len(rays), 3)
-    width = max(2.2, min(9.0, 150 / spokes))
+    width = max(2.2, min(6.0, 150 / spokes))
     parts = []
     for index, ray in enumerate(rays):
         angle = 2 * math.pi * index / spokes - math.pi / 2
         length = math.sqrt(float(ray["share"]) / strongest)
-        inner, outer = 20.0, 26.0 + 46.0 * length
-        tone = 46 if length > 0.02 else 62
+        inner, outer = 24.0, 30.0 + 46.0 * length
+        # oklch keeps every hue equally strong on light and on dark paper.
+        colour = f"oklch(0.6 0.13 {hue})" if length > 0.02 else f"oklch(0.68 0.03 {hue})"
+        x, y = math.cos(angle), math.sin(angle)
         parts.append(
-            f'<line x1="{80 + inner * math.cos(angle):.1f}" y1="{80 + inner * math.sin(angle):.1f}"'
-            f' x2="{80 + outer * math.cos(angle):.1f}" y2="{80 + outer * math.sin(angle):.1f}"'
-            f' stroke="hsl({(hue + 24 * length):.0f} {58 if length > 0.02 else 14}% {tone}%)"/>'
+            f'<line x1="{80 + inner * x:.1f}" y1="{80 + inner * y:.1f}"'
+            f' x2="{80 + outer * x:.1f}" y2="{80 + outer * y:.1f}" stroke="{colour}"/>'
         )
     return (
         f'<svg viewBox="0 0 160 160" aria-hidden="true" focusable="false" fill="none"'

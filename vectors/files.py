@@ -53,10 +53,14 @@ def open_version(version: Version) -> tuple[str, Checkpoint | Adapter, Checkpoin
 
 def read_text(owner: Foundation | Version, path: str) -> str | None:
     """A small text file of ``owner``, None when it is not there or is not text."""
-    file = RepositoryFile.objects.filter(
-        path=path,
-        **({"foundation": owner} if isinstance(owner, Foundation) else {"version": owner}),
-    ).select_related("blob").first()
+    file = (
+        RepositoryFile.objects.filter(
+            path=path,
+            **({"foundation": owner} if isinstance(owner, Foundation) else {"version": owner}),
+        )
+        .select_related("blob")
+        .first()
+    )
     if file is None or file.blob.size > MAX_TEXT:
         return None
     source = storage().open(file.blob_id)

@@ -151,8 +151,10 @@ def _measure_foundation(checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
         found = measure(tensor)
         if found.broken:
             raise Refusal(
-                _("`%(tensor)s` has %(count)d values that are not finite: this checkpoint is "
-                  "damaged."),
+                _(
+                    "`%(tensor)s` has %(count)d values that are not finite: this checkpoint is "
+                    "damaged."
+                ),
                 tensor=tensor.name,
                 count=found.broken,
             )

@@ -89,16 +89,25 @@ def inspect(
     mapping, prefix = match_names(shapes, base.tensors)
     check_fit(form, shapes, mapping, base, foundation, notes)
     if prefix:
-        notes.append(_note(_("Its tensor names differ from the foundation's by the prefix "
-                             "`%(prefix)s`; they are matched."), prefix=prefix[1:]))
+        notes.append(
+            _note(
+                _(
+                    "Its tensor names differ from the foundation's by the prefix "
+                    "`%(prefix)s`; they are matched."
+                ),
+                prefix=prefix[1:],
+            )
+        )
     if isinstance(content, Adapter):
         _measure_adapter(content, mapping, base, tally)
     else:
         _measure_checkpoint(content, form, mapping, base, tally)
     if not any(found.changed for found in tally.measures.values()):
         raise Refusal(
-            _("No change: every value equals %(foundation)s, so there is no ability in it. "
-              "Upload the checkpoint you trained."),
+            _(
+                "No change: every value equals %(foundation)s, so there is no ability in it. "
+                "Upload the checkpoint you trained."
+            ),
             foundation=foundation.repo_id,
         )
     layers = per_layer(tally.measures, foundation)
@@ -128,9 +137,17 @@ def check_fit(
         if ours == theirs:
             continue
         if VOCABULARY.search(goal) and ours[1:] == theirs[1:] and form != LORA and ours:
-            notes.append(_note(_("`%(tensor)s` has %(ours)d rows, the foundation %(theirs)d: the "
-                                 "shared rows count."),
-                               tensor=name, ours=ours[0], theirs=theirs[0]))
+            notes.append(
+                _note(
+                    _(
+                        "`%(tensor)s` has %(ours)d rows, the foundation %(theirs)d: the "
+                        "shared rows count."
+                    ),
+                    tensor=name,
+                    ours=ours[0],
+                    theirs=theirs[0],
+                )
+            )
             continue
         _refuse_shape(name, ours, theirs, shapes, foundation)
     strangers = [name for name in shapes if name not in mapping]
@@ -138,8 +155,10 @@ def check_fit(
     if inside or len(strangers) > len(mapping):
         raise _with_suggestion(
             Refusal(
-                _("`%(tensor)s` does not exist in %(foundation)s, so this was trained from "
-                  "another model."),
+                _(
+                    "`%(tensor)s` does not exist in %(foundation)s, so this was trained from "
+                    "another model."
+                ),
                 tensor=(inside or strangers)[0],
                 foundation=foundation.repo_id,
             ),
@@ -147,8 +166,12 @@ def check_fit(
             foundation,
         )
     if strangers:
-        notes.append(_note(_("Tensors the foundation does not have, left out of the vector: "
-                             "%(names)s."), names=_some(strangers)))
+        notes.append(
+            _note(
+                _("Tensors the foundation does not have, left out of the vector: %(names)s."),
+                names=_some(strangers),
+            )
+        )
     if form == FULL:
         present = set(mapping.values())
         missing = [name for name in base.tensors if name not in present]
@@ -156,14 +179,20 @@ def check_fit(
             inner = has_layer_index(name) or len(missing) > len(present)
             if inner and DTYPES[base.tensors[name].dtype].mergeable:
                 raise Refusal(
-                    _("`%(tensor)s` is missing: %(foundation)s has it, and a full fine-tune must "
-                      "have it too."),
+                    _(
+                        "`%(tensor)s` is missing: %(foundation)s has it, and a full fine-tune must "
+                        "have it too."
+                    ),
                     tensor=name,
                     foundation=foundation.repo_id,
                 )
         if missing:
-            notes.append(_note(_("Tensors of the foundation that are not in it, left as they are: "
-                                 "%(names)s."), names=_some(missing)))
+            notes.append(
+                _note(
+                    _("Tensors of the foundation that are not in it, left as they are: %(names)s."),
+                    names=_some(missing),
+                )
+            )
 
 
 def _refuse_shape(
@@ -175,8 +204,10 @@ def _refuse_shape(
 ) -> None:
     raise _with_suggestion(
         Refusal(
-            _("`%(tensor)s` is %(ours)s here and %(theirs)s in %(foundation)s: this was trained "
-              "from another model."),
+            _(
+                "`%(tensor)s` is %(ours)s here and %(theirs)s in %(foundation)s: this was trained "
+                "from another model."
+            ),
             tensor=name,
             ours=shape_text(ours),
             theirs=shape_text(theirs),
@@ -247,8 +278,10 @@ def _measure_adapter(
 def _refuse_broken(tensor: Tensor, found: Measure) -> None:
     if found.broken:
         raise Refusal(
-            _("`%(tensor)s` has %(count)d values that are not finite (the first is %(what)s). "
-              "Training went wrong there: upload a checkpoint from before it."),
+            _(
+                "`%(tensor)s` has %(count)d values that are not finite (the first is %(what)s). "
+                "Training went wrong there: upload a checkpoint from before it."
+            ),
             tensor=tensor.name,
             count=found.broken,
             what=first_broken(tensor),
@@ -297,17 +330,27 @@ def _verdict(
     warnings = []
     if ratio > IMPLAUSIBLE_RATIO and (usual is None or ratio > 3 * usual):
         warnings.append(
-            _note(_("The delta is implausibly large: it changes the weights by %(ratio).0f%% of "
+            _note(
+                _(
+                    "The delta is implausibly large: it changes the weights by %(ratio).0f%% of "
                     "their size, where fine-tunes of %(foundation)s usually change %(usual)s. It "
-                    "was probably trained from other parameters of the same architecture."),
-                  ratio=ratio * 100, foundation=foundation.repo_id,
-                  usual=f"{usual * 100:.1f}%" if usual is not None else "0.1–20%")
+                    "was probably trained from other parameters of the same architecture."
+                ),
+                ratio=ratio * 100,
+                foundation=foundation.repo_id,
+                usual=f"{usual * 100:.1f}%" if usual is not None else "0.1–20%",
+            )
         )
     elif usual is not None and ratio > UNUSUAL_FACTOR * usual:
         warnings.append(
-            _note(_("The delta is unusually large: %(ratio).1f%% of the weights' size, where "
-                    "%(usual).2f%% is usual for this foundation. Check the base model."),
-                  ratio=ratio * 100, usual=usual * 100)
+            _note(
+                _(
+                    "The delta is unusually large: %(ratio).1f%% of the weights' size, where "
+                    "%(usual).2f%% is usual for this foundation. Check the base model."
+                ),
+                ratio=ratio * 100,
+                usual=usual * 100,
+            )
         )
     return {
         "form": form,

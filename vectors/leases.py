@@ -170,14 +170,11 @@ def claim(model: type[LeasedJob], pk: int) -> Lease | None:
     now = timezone.now()
     token = secrets.token_hex(16)
     free = Q(state=JobState.QUEUED) | Q(state=JobState.RUNNING, lease_until__lt=now)
-    changed = (
-        model._default_manager.filter(free, pk=pk)
-        .update(
-            state=JobState.RUNNING,
-            owner_token=token,
-            lease_until=now + LEASE,
-            attempt=F("attempt") + 1,
-        )
+    changed = model._default_manager.filter(free, pk=pk).update(
+        state=JobState.RUNNING,
+        owner_token=token,
+        lease_until=now + LEASE,
+        attempt=F("attempt") + 1,
     )
     return Lease(model, pk, token) if changed == 1 else None
 

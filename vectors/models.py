@@ -267,8 +267,8 @@ class RepositoryFile(models.Model):
 class Upload(models.Model):
     """One file on its way in: begin(size) → part URLs → complete(parts) → sealed under its hash.
 
-        open ─complete─▶ received ─seal─▶ stored
-          └───────abort / expiry────────▶ (row and bytes deleted)
+    open ─complete─▶ received ─seal─▶ stored
+      └───────abort / expiry────────▶ (row and bytes deleted)
     """
 
     class State(models.TextChoices):

@@ -10,7 +10,7 @@ from django.db.models import Count, Q, QuerySet
 from vectors import search
 
 if TYPE_CHECKING:
-    from vectors.models import Foundation, Vector, Version
+    pass
 
 SORTS = {
     "new": ("-created", "-pk"),
@@ -44,8 +44,14 @@ class VectorQuerySet(models.QuerySet["Vector"]):
     def for_cards(self) -> VectorQuerySet:
         """With everything a card shows, in one query."""
         return self.select_related("foundation", "current", "cover").defer(
-            "card", "card_html", "search_text", "foundation__manifest", "foundation__card",
-            "foundation__card_html", "foundation__search_text", "current__card",
+            "card",
+            "card_html",
+            "search_text",
+            "foundation__manifest",
+            "foundation__card",
+            "foundation__card_html",
+            "foundation__search_text",
+            "current__card",
         )
 
     def by_repo_id(self, repo_id: str) -> VectorQuerySet:

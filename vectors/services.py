@@ -57,9 +57,11 @@ def prepare_draft(version: Version) -> None:
         form, content, checkpoint = open_content(files)
         text = read_bytes(files[CARD]).decode("utf-8", "replace") if CARD in files else ""
         config = read_json(files["adapter_config.json"]) if form == "lora" else {}
-        bases = {
-            found.pk: open_weights(found) for found in Foundation.objects.all()[:200]
-        } if form == "full" else {}
+        bases = (
+            {found.pk: open_weights(found) for found in Foundation.objects.all()[:200]}
+            if form == "full"
+            else {}
+        )
         try:
             guess = guess_foundation(
                 content, form, named_bases(read_card(text).data, config), bases
@@ -146,7 +148,9 @@ def _inspect(version: Version, lease: leases.Lease) -> Findings:
         )
     assert version.foundation is not None
     return inspect_files(
-        version, version.foundation, lambda at, of: lease.progress("checking", total // 2 + at, total)
+        version,
+        version.foundation,
+        lambda at, of: lease.progress("checking", total // 2 + at, total),
     )
 
 
@@ -263,7 +267,7 @@ def restore(version: Version) -> None:
 def _choose_current(version: Version) -> None:
     vector = version.vector
     assert vector is not None
-    newest = vector.versions.published().order_by("-number").first()  # type: ignore[attr-defined]
+    newest = vector.versions.published().order_by("-number").first()
     vector.current = newest or version
     vector.save(update_fields=["current"])
 

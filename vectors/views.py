@@ -32,7 +32,9 @@ def catalogue(request: HttpRequest) -> HttpResponse:
         page = query.page_of_results()
         context |= {
             "page": page,
-            "previous_url": query.url(page=page.previous_page_number()) if page.has_previous() else "",
+            "previous_url": query.url(page=page.previous_page_number())
+            if page.has_previous()
+            else "",
             "next_url": query.url(page=page.next_page_number()) if page.has_next() else "",
             "clear_url": reverse("catalogue"),
         }
@@ -84,7 +86,7 @@ def _foundation_page(request: HttpRequest, foundation: Foundation) -> HttpRespon
 def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
     versions = [
         version
-        for version in vector.versions.order_by("-number")  # type: ignore[attr-defined]
+        for version in vector.versions.order_by("-number")
         if version.number and may_see(request.user, version)
     ]
     wanted = request.GET.get("version", "")
@@ -110,7 +112,7 @@ def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
         .sorted_by("equipped")[:4],
         "may_edit": may_edit(request.user, vector),
         "liked": request.user.is_authenticated
-        and vector.liked_by.filter(user=request.user).exists(),  # type: ignore[attr-defined]
+        and vector.liked_by.filter(user=request.user).exists(),
         "snippets": usage_snippets(request, vector.repo_id, vector.foundation, version),
     }
     return render(request, "vectors/vector.html", context)
@@ -195,12 +197,15 @@ def resolve(
     request: HttpRequest, namespace: str, name: str, rev: str, path: str
 ) -> HttpResponseBase:
     """One stored file of a foundation or of a vector's version (``main``, ``v2``)."""
-    owner: Foundation | Version | None = Foundation.objects.filter(
+    foundation = Foundation.objects.filter(
         namespace=namespace, name=name
     ).first()
-    if owner is None:
+    owner: Foundation | Version
+    if foundation is None:
         owner = _version_at(_vector(request, namespace, name), rev, request)
-    elif rev not in (MAIN, owner.fingerprint[:40]):
+    elif rev in (MAIN, foundation.fingerprint[:40]):
+        owner = foundation
+    else:
         raise Http404
     files = RepositoryFile.objects.select_related("blob").filter(path=path)
     file = get_object_or_404(
@@ -225,7 +230,7 @@ def commit_of(owner: Foundation | Version) -> str:
 def _version_at(vector: Vector, rev: str, request: HttpRequest) -> Version:
     if rev == MAIN and vector.current is not None:
         return vector.current
-    for version in vector.versions.exclude(number=None):  # type: ignore[attr-defined]
+    for version in vector.versions.exclude(number=None):
         names = (f"v{version.number}", version.digest[:40])
         if rev in names and may_see(request.user, version):
             return version
@@ -303,5 +308,5 @@ def change_shelf(request: HttpRequest, namespace: str, name: str) -> HttpRespons
         else:
             services.withdraw(version)
     except Refusal as refusal:
-            messages.error(request, explain(refusal))
+        messages.error(request, explain(refusal))
     return redirect(vector)

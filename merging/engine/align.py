@@ -92,9 +92,7 @@ def align(
         case = _case(mergeable, base, pieces, operates_on, target is foundation)
         report.cases[case].append(tensor.name)
         final = out_dtype if out_dtype and mergeable else tensor.dtype
-        planned.append(
-            PlannedTensor(tensor, case, pieces if case == MERGED else (), final)
-        )
+        planned.append(PlannedTensor(tensor, case, pieces if case == MERGED else (), final))
     return planned, report
 
 
@@ -197,8 +195,10 @@ def _shared_rows(
     ):
         return min(each[0] for each in shapes)
     raise MergeError(
-        _("`%(tensor)s` is %(term)s in %(label)s, %(base)s in the foundation and %(target)s in "
-          "the target: these do not fit together."),
+        _(
+            "`%(tensor)s` is %(term)s in %(label)s, %(base)s in the foundation and %(target)s in "
+            "the target: these do not fit together."
+        ),
         tensor=goal,
         label=term.label,
         term=shape_text(shape),

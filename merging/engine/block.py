@@ -61,7 +61,8 @@ class Workspace:
 class Piece(Protocol):
     """One term's part in one tensor: its delta covers the first ``count`` elements."""
 
-    count: int
+    @property
+    def count(self) -> int: ...
 
     def delta(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
         """Write τ[lo:hi] to ``out``."""
@@ -76,7 +77,8 @@ class Difference:
 
     tuned: Tensor
     base: Tensor
-    count: int
+    @property
+    def count(self) -> int: ...
 
     def delta(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
         base = work.array("base", hi - lo, out.dtype)
@@ -94,7 +96,8 @@ class Stored:
 
     values: Tensor
     base: Tensor
-    count: int
+    @property
+    def count(self) -> int: ...
 
     def delta(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
         work.read(self.values, lo, hi, out, "term raw")
@@ -111,7 +114,8 @@ class Untouched:
     """A term that leaves this tensor as the foundation has it: τ = 0."""
 
     base: Tensor
-    count: int
+    @property
+    def count(self) -> int: ...
 
     def delta(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
         out.fill(0)

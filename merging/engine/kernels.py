@@ -14,19 +14,19 @@ KERNEL = "1"
 
 
 @njit(nogil=True, cache=True)
-def _add_scaled(total, weight, x):  # type: ignore[no-untyped-def]
+def _add_scaled(total, weight, x):
     for i in range(total.size):
         total[i] = total[i] + weight * x[i]
 
 
 @njit(nogil=True, cache=True)
-def _subtract(x, base):  # type: ignore[no-untyped-def]
+def _subtract(x, base):
     for i in range(x.size):
         x[i] = x[i] - base[i]
 
 
 @njit(nogil=True, cache=True)
-def _low_rank_rows(out, left, right, scale):  # type: ignore[no-untyped-def]
+def _low_rank_rows(out, left, right, scale):
     # out (rows, columns) = scale · left (rows, r) · right (r, columns), summed over r in order.
     rows, rank = left.shape
     columns = right.shape[1]

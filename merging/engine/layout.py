@@ -131,7 +131,10 @@ def lay_out(
     if len(files) > 1:
         weight_map = {t.target.name: path for path, file in files.items() for t in file.tensors}
         total = sum(tensor_bytes(t.out_dtype, t.target.shape) for t in planned)
-        document = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        document = {
+            "metadata": {"total_size": total},
+            "weight_map": dict(sorted(weight_map.items())),
+        }
         index = (json.dumps(document, indent=2) + "\n").encode()
     return VirtualModel(files, index)
 

@@ -107,8 +107,10 @@ def _term(
             raise RecipeError(_("%(name)s is not a LoRA adapter."), name=entry.lora)
         if _find(entry.model, roots) != foundation:
             raise RecipeError(
-                _("The adapter %(lora)s is put on %(model)s, but the foundation is "
-                  "%(foundation)s. All vectors of a recipe belong to one foundation."),
+                _(
+                    "The adapter %(lora)s is put on %(model)s, but the foundation is "
+                    "%(foundation)s. All vectors of a recipe belong to one foundation."
+                ),
                 lora=entry.lora,
                 model=entry.model,
                 foundation=document.foundation,
@@ -131,8 +133,10 @@ def _find(name: str, roots: list[Path]) -> Path:
         if candidate.is_dir():
             return candidate.resolve()
     raise RecipeError(
-        _("There is no folder %(name)s. Models are local folders here; --models says below which "
-          "folder to look for them."),
+        _(
+            "There is no folder %(name)s. Models are local folders here; --models says below which "
+            "folder to look for them."
+        ),
         name=name,
     )
 

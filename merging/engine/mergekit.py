@@ -24,8 +24,16 @@ DTYPES = {
     "bfloat16": "BF16",
 }
 _TOP = {
-    "merge_method", "base_model", "models", "parameters", "dtype", "out_dtype",
-    "tokenizer_source", "tokenizer", "name", "armory",
+    "merge_method",
+    "base_model",
+    "models",
+    "parameters",
+    "dtype",
+    "out_dtype",
+    "tokenizer_source",
+    "tokenizer",
+    "name",
+    "armory",
 }
 _LATER = {"slices", "modules", "chat_template"}
 
@@ -204,8 +212,10 @@ def _check_tokenizer(data: Mapping[str, Any], base: str | None, target: str) -> 
         source = data["tokenizer"].get("source")
     if source not in (None, "base", base, target):
         raise RecipeError(
-            _("`tokenizer_source: %(source)s` is not supported: the tokenizer comes from the "
-              "target (`base`)."),
+            _(
+                "`tokenizer_source: %(source)s` is not supported: the tokenizer comes from the "
+                "target (`base`)."
+            ),
             source=str(source),
         )
 

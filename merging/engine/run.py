@@ -55,9 +55,7 @@ def equip(
     single = collapse(recipe, whole)
     method = get_method(recipe.method)
     values = method.check_parameters(recipe.parameters)
-    combination = Combination(
-        method, [float(term.coefficient) for term in recipe.terms], values
-    )
+    combination = Combination(method, [float(term.coefficient) for term in recipe.terms], values)
     planned, report = align(
         target,
         foundation,
@@ -69,7 +67,9 @@ def equip(
         return Equipment(recipe, lay_out(planned, target, combination), report, recipe.target)
     checkpoint = _checkpoint_of(single, recipe, target, foundation, by_ref)
     report.collapsed_to = single
-    return Equipment(recipe, lay_out(copy_plan(checkpoint), checkpoint, combination), report, single)
+    return Equipment(
+        recipe, lay_out(copy_plan(checkpoint), checkpoint, combination), report, single
+    )
 
 
 def _checkpoint_of(
@@ -111,7 +111,7 @@ def write_model(
     folder: Path,
     extra_files: Mapping[str, bytes | Path],
     *,
-    on_bytes: Callable[[int], None] | None = None,
+    on_bytes: Callable[[int], object] | None = None,
     threads: int = 2,
 ) -> None:
     """Write the whole repository to ``folder``, which appears only when it is complete.
@@ -164,7 +164,7 @@ _local = threading.local()
 
 
 def _write_file(
-    file: VirtualFile, path: Path, on_bytes: Callable[[int], None] | None, threads: int
+    file: VirtualFile, path: Path, on_bytes: Callable[[int], object] | None, threads: int
 ) -> None:
     with path.open("wb") as handle:
         descriptor = handle.fileno()

@@ -6,56 +6,131 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('vectors', '0001_initial'),
+        ("vectors", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='EquippedModel',
+            name="EquippedModel",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('hash', models.CharField(max_length=64, unique=True)),
-                ('slug', models.CharField(max_length=16, unique=True)),
-                ('canonical', models.TextField()),
-                ('nbytes', models.BigIntegerField()),
-                ('report', models.JSONField()),
-                ('created', models.DateTimeField(auto_now_add=True)),
-                ('equips', models.PositiveIntegerField(default=0)),
-                ('created_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('foundation', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='equipped', to='vectors.foundation')),
-                ('target', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='equipped_on', to='vectors.version')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("hash", models.CharField(max_length=64, unique=True)),
+                ("slug", models.CharField(max_length=16, unique=True)),
+                ("canonical", models.TextField()),
+                ("nbytes", models.BigIntegerField()),
+                ("report", models.JSONField()),
+                ("created", models.DateTimeField(auto_now_add=True)),
+                ("equips", models.PositiveIntegerField(default=0)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "foundation",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="equipped",
+                        to="vectors.foundation",
+                    ),
+                ),
+                (
+                    "target",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="equipped_on",
+                        to="vectors.version",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Equip',
+            name="Equip",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('visit', models.CharField(blank=True, max_length=64)),
-                ('created', models.DateTimeField(auto_now_add=True)),
-                ('user', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('equipped', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='history', to='merging.equippedmodel')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("visit", models.CharField(blank=True, max_length=64)),
+                ("created", models.DateTimeField(auto_now_add=True)),
+                (
+                    "user",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "equipped",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="history",
+                        to="merging.equippedmodel",
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('equipped', 'user', 'visit'), name='equip_once')],
+                "constraints": [
+                    models.UniqueConstraint(fields=("equipped", "user", "visit"), name="equip_once")
+                ],
             },
         ),
         migrations.CreateModel(
-            name='EquippedTerm',
+            name="EquippedTerm",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('position', models.PositiveIntegerField()),
-                ('coefficient', models.DecimalField(decimal_places=9, max_digits=14)),
-                ('equipped', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='terms', to='merging.equippedmodel')),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='terms', to='vectors.version')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("position", models.PositiveIntegerField()),
+                ("coefficient", models.DecimalField(decimal_places=9, max_digits=14)),
+                (
+                    "equipped",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="terms",
+                        to="merging.equippedmodel",
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="terms",
+                        to="vectors.version",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['position'],
-                'constraints': [models.UniqueConstraint(fields=('equipped', 'position'), name='term_position_once')],
+                "ordering": ["position"],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("equipped", "position"), name="term_position_once"
+                    )
+                ],
             },
         ),
     ]

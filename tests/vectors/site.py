@@ -10,3 +10,7 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "tests.vectors.site_settings"
 from django.core.asgi import get_asgi_application
 
 application = get_asgi_application()
+
+from vectors import uploads  # noqa: E402
+
+uploads.PART = int(os.environ.get("TEST_PART", uploads.PART))

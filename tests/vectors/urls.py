@@ -1,4 +1,4 @@
-"""The addresses of the transport alone, with bare pages around them: its tests need no templates."""
+"""The addresses of the transport alone, with bare pages around them that need no templates."""
 
 from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import get_token
@@ -31,6 +31,10 @@ def upload(request: HttpRequest) -> HttpResponse:
 
 def draft(request: HttpRequest, pk: int) -> HttpResponse:
     return HttpResponse(f"<title>draft</title>{pk}")
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    return HttpResponse(reason, status=403)
 
 
 urlpatterns = [

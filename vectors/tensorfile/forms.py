@@ -25,8 +25,10 @@ def check_path(path: str) -> str:
         or pure.is_absolute()
         or not parts
         or len(parts) > _MAX_DEPTH
-        or any(part in (".", "..") or part.startswith(".git") and part != ".gitattributes"
-               for part in parts)
+        or any(
+            part in (".", "..") or (part.startswith(".git") and part != ".gitattributes")
+            for part in parts
+        )
         or str(pure) != path
     ):
         raise TensorFileError(_("`%(path)s` is not a usable file name."), path=path[:120])
@@ -37,9 +39,11 @@ def check_kind(path: str) -> None:
     """Refuse weight files that are not safetensors, by name."""
     if _PICKLES.fullmatch(path):
         raise TensorFileError(
-            _("%(file)s is not accepted: weights come as safetensors only, because other formats "
-              "can run code or cannot be checked. Save it with save_pretrained(..., "
-              "safe_serialization=True)."),
+            _(
+                "%(file)s is not accepted: weights come as safetensors only, because other formats "
+                "can run code or cannot be checked. Save it with save_pretrained(..., "
+                "safe_serialization=True)."
+            ),
             file=path,
         )
 
@@ -60,6 +64,8 @@ def detect_form(paths: Iterable[str]) -> str:
     if any(name.endswith(".safetensors") for name in names):
         return FULL
     raise TensorFileError(
-        _("There are no weights among the files: add model.safetensors (a fine-tuned "
-          "checkpoint), delta.safetensors, or adapter_model.safetensors with adapter_config.json.")
+        _(
+            "There are no weights among the files: add model.safetensors (a fine-tuned "
+            "checkpoint), delta.safetensors, or adapter_model.safetensors with adapter_config.json."
+        )
     )

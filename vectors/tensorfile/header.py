@@ -105,7 +105,9 @@ def read_header(source: ByteSource) -> Header:
     end = data_start
     for entry in entries:
         if entry.start < end:
-            fail(_("%(file)s: the data of `%(tensor)s` overlaps another tensor."), tensor=entry.name)
+            fail(
+                _("%(file)s: the data of `%(tensor)s` overlaps another tensor."), tensor=entry.name
+            )
         if entry.start > end:
             fail(
                 _("%(file)s: there is a hole of %(gap)d bytes before `%(tensor)s`."),
@@ -210,9 +212,7 @@ def _check_entry(name: str, value: Any, data_start: int, fail: _Failure) -> Tens
     if not _NAME.fullmatch(name) or ".." in name.split("/"):
         fail(_("%(file)s: `%(tensor)s` is not a usable tensor name."), tensor=name[:80])
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        fail(
-            _("%(file)s: `%(tensor)s` needs exactly dtype, shape and data_offsets."), tensor=name
-        )
+        fail(_("%(file)s: `%(tensor)s` needs exactly dtype, shape and data_offsets."), tensor=name)
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         fail(
@@ -236,9 +236,7 @@ def _check_entry(name: str, value: Any, data_start: int, fail: _Failure) -> Tens
             expected=tensor_bytes(dtype, shape),
             actual=offsets[1] - offsets[0],
         )
-    return TensorEntry(
-        name, dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1]
-    )
+    return TensorEntry(name, dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
 
 
 def _are_naturals(value: Any) -> bool:

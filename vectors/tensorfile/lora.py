@@ -73,8 +73,10 @@ def read_adapter(config: Mapping[str, Any], checkpoint: Checkpoint) -> Adapter:
         name = key.removeprefix(PREFIX)
         if ".lora_magnitude_vector" in name:
             raise TensorFileError(
-                _("This adapter is a DoRA (`%(tensor)s`): it rescales the weights, so it is not "
-                  "a task vector. Merge it into its base and upload the full checkpoint."),
+                _(
+                    "This adapter is a DoRA (`%(tensor)s`): it rescales the weights, so it is not "
+                    "a task vector. Merge it into its base and upload the full checkpoint."
+                ),
                 tensor=key,
             )
         found = _LORA_KEY.fullmatch(name)
@@ -99,23 +101,29 @@ def check_additive(config: Mapping[str, Any]) -> None:
     kind = str(config.get("peft_type", "LORA"))
     if kind.upper() != "LORA":
         raise TensorFileError(
-            _("This adapter is of the kind %(kind)s. Only LoRA adapters add to the weights: merge "
-              "it into its base and upload the full checkpoint."),
+            _(
+                "This adapter is of the kind %(kind)s. Only LoRA adapters add to the weights: merge "
+                "it into its base and upload the full checkpoint."
+            ),
             kind=kind,
         )
     for key, name in _NOT_ADDITIVE.items():
         if config.get(key):
             raise TensorFileError(
-                _("This adapter uses %(kind)s (`%(key)s`), which does not simply add to the "
-                  "weights. Merge it into its base and upload the full checkpoint."),
+                _(
+                    "This adapter uses %(kind)s (`%(key)s`), which does not simply add to the "
+                    "weights. Merge it into its base and upload the full checkpoint."
+                ),
                 kind=name,
                 key=key,
             )
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_THE_BASE):
         raise TensorFileError(
-            _("This adapter was started with %(kind)s, which changes the base as well. Convert it "
-              "to a plain LoRA when saving (path_initial_model_for_weight_conversion)."),
+            _(
+                "This adapter was started with %(kind)s, which changes the base as well. Convert it "
+                "to a plain LoRA when saving (path_initial_model_for_weight_conversion)."
+            ),
             kind=start,
         )
 
@@ -128,8 +136,10 @@ def scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
     expected = _pattern_value(config.get("rank_pattern"), module, config.get("r"))
     if expected is not None and int(expected) != rank:
         raise TensorFileError(
-            _("`%(module)s` has rank %(rank)d in the file and %(expected)d in "
-              "adapter_config.json."),
+            _(
+                "`%(module)s` has rank %(rank)d in the file and %(expected)d in "
+                "adapter_config.json."
+            ),
             module=module,
             rank=rank,
             expected=int(expected),
@@ -153,12 +163,20 @@ def _pattern_value(patterns: Any, module: str, default: Any) -> Any:
 
 def _low_rank(module: str, pair: dict[str, Tensor], config: Mapping[str, Any]) -> LowRank:
     embedding = "embedding_A" in pair or "embedding_B" in pair
-    a, b = pair.get("embedding_A" if embedding else "A"), pair.get("embedding_B" if embedding else "B")
+    a, b = (
+        pair.get("embedding_A" if embedding else "A"),
+        pair.get("embedding_B" if embedding else "B"),
+    )
     if a is None or b is None or len(pair) != 2:
         raise TensorFileError(
             _("The LoRA of `%(module)s` needs one A and one B matrix."), module=module
         )
-    if len(a.shape) < 2 or len(b.shape) < 2 or a.shape[0] != b.shape[1] or math.prod(b.shape[2:]) != 1:
+    if (
+        len(a.shape) < 2
+        or len(b.shape) < 2
+        or a.shape[0] != b.shape[1]
+        or math.prod(b.shape[2:]) != 1
+    ):
         raise TensorFileError(
             _("The LoRA matrices of `%(module)s` do not fit each other: A is %(a)s, B is %(b)s."),
             module=module,

@@ -81,13 +81,13 @@ def _as_float32_bf16(stored: np.ndarray) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _widen_bf16(stored, bits):  # type: ignore[no-untyped-def]
+def _widen_bf16(stored, bits):
     for i in range(stored.size):
         bits[i] = np.uint32(stored[i]) << np.uint32(16)
 
 
 @njit(nogil=True, cache=True)
-def _narrow_bf16(bits, stored):  # type: ignore[no-untyped-def]
+def _narrow_bf16(bits, stored):
     for i in range(bits.size):
         b = bits[i]
         if (b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000):
@@ -98,7 +98,7 @@ def _narrow_bf16(bits, stored):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _narrow_bf16_from_double(bits, stored):  # type: ignore[no-untyped-def]
+def _narrow_bf16_from_double(bits, stored):
     # Through float32 rounded to odd, so that the second rounding is the only one that counts.
     one = np.empty(1, np.float64)
     half = np.empty(1, np.float32)
@@ -121,7 +121,7 @@ def _narrow_bf16_from_double(bits, stored):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _moments(delta, base):  # type: ignore[no-untyped-def]
+def _moments(delta, base):
     delta_square = 0.0
     base_square = 0.0
     changed = 0

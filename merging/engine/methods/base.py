@@ -100,8 +100,10 @@ class Method:
             )
         if values.get("normalize") and weights and sum(weights) == 0:
             raise RecipeError(
-                _("The weights sum to zero, so they cannot be normalised: change one, or set "
-                  "normalize to false.")
+                _(
+                    "The weights sum to zero, so they cannot be normalised: change one, or set "
+                    "normalize to false."
+                )
             )
 
 

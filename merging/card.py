@@ -113,8 +113,8 @@ def readme(row: EquippedModel) -> str:
         "",
         "## Reproduce",
         "",
-        "Put the parts into folders of their names and run the engine on the recipe beside this "
-        "file; the weights come out byte for byte the same.",
+        "Put the parts into folders of their names and run the engine on the recipe beside",
+        "this file; the weights come out byte for byte the same.",
         "",
         "```sh",
         "python -m merging recipe.yaml OUT --models FOLDER",

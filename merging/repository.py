@@ -1,4 +1,4 @@
-"""The files of an equipped model: stored ones, written ones, and those computed while they leave."""
+"""The files of an equipped model: stored ones, written ones, and ones computed as they leave."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from django.db.models import Count, Q, QuerySet
 from vectors import search
 
 if TYPE_CHECKING:
-    pass
+    from vectors.models import Foundation, Vector, Version  # noqa: F401
 
 SORTS = {
     "new": ("-created", "-pk"),

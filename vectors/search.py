@@ -75,7 +75,7 @@ def matching_ids(query: str) -> RawSQL | None:
 
 
 def index(vector: models.Model) -> None:
-    """Bring the index up to date with ``vector.search_text`` (SQLite; PostgreSQL does it itself)."""
+    """Bring SQLite's index up to date with ``vector.search_text``; PostgreSQL does it itself."""
     if _is_postgres():
         return
     connection = connections[router.db_for_write(type(vector))]

@@ -199,9 +199,9 @@ def _accept(version: Version, findings: Findings) -> None:
 
 def refuse(version: Version, problem: Problem) -> None:
     """End a draft with one clear sentence; none of its bytes stay."""
-    params = {key: value for key, value in problem.params.items()}
     Version.objects.filter(pk=version.pk).update(
-        state=Version.State.REFUSED, refusal={"template": problem.template, "params": params}
+        state=Version.State.REFUSED,
+        refusal={"template": problem.template, "params": problem.params},
     )
     uploads.drop_bytes(version)
     version.refresh_from_db()

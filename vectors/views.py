@@ -197,9 +197,7 @@ def resolve(
     request: HttpRequest, namespace: str, name: str, rev: str, path: str
 ) -> HttpResponseBase:
     """One stored file of a foundation or of a vector's version (``main``, ``v2``)."""
-    foundation = Foundation.objects.filter(
-        namespace=namespace, name=name
-    ).first()
+    foundation = Foundation.objects.filter(namespace=namespace, name=name).first()
     owner: Foundation | Version
     if foundation is None:
         owner = _version_at(_vector(request, namespace, name), rev, request)

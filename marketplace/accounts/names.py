@@ -16,7 +16,8 @@ RESERVED_NAMES = frozenset(
     about accounts admin administrator api apps armory auth blobs blog bucket buckets builds
     cache cart chat checkout collections compare contact cookies covers dashboard data datasets demo
     discussions docs download downloads drafts enterprise equip equipped errors explore feed
-    forecast form forms foundation foundations global grants health healthz help home i18n inbox index info
+    forecast form forms foundation foundations global grants
+    health healthz help home i18n inbox index info
     join jobs jsi18n kernels legal library listing listings loadout loadouts local locale login
     logout mail market me media members methods metrics models moderator money new news none
     notifications null oauth offers official order orders org organization organizations orgs

@@ -62,7 +62,9 @@ class Piece(Protocol):
     """One term's part in one tensor: its delta covers the first ``count`` elements."""
 
     @property
-    def count(self) -> int: ...
+    def count(self) -> int:
+        """How many leading elements the delta covers."""
+        ...
 
     def delta(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
         """Write τ[lo:hi] to ``out``."""
@@ -77,8 +79,7 @@ class Difference:
 
     tuned: Tensor
     base: Tensor
-    @property
-    def count(self) -> int: ...
+    count: int
 
     def delta(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
         base = work.array("base", hi - lo, out.dtype)
@@ -96,8 +97,7 @@ class Stored:
 
     values: Tensor
     base: Tensor
-    @property
-    def count(self) -> int: ...
+    count: int
 
     def delta(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
         work.read(self.values, lo, hi, out, "term raw")
@@ -114,8 +114,7 @@ class Untouched:
     """A term that leaves this tensor as the foundation has it: τ = 0."""
 
     base: Tensor
-    @property
-    def count(self) -> int: ...
+    count: int
 
     def delta(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
         out.fill(0)

@@ -1,4 +1,4 @@
-"""Recipes over local folders: what the command reads, and the files it writes beside the weights."""
+"""Recipes over local folders: what the command reads, and what it writes beside the weights."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Document:
 
 
 def read_yaml(text: str) -> Document:
-    """Read a recipe in mergekit's YAML. Raises RecipeError naming the key that is not understood."""
+    """Read a recipe in mergekit's YAML. Raises RecipeError naming a key not understood."""
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:

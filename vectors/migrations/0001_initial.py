@@ -8,7 +8,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
@@ -17,228 +16,504 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name='Blob',
+            name="Blob",
             fields=[
-                ('sha256', models.CharField(max_length=64, primary_key=True, serialize=False)),
-                ('size', models.BigIntegerField()),
-                ('created', models.DateTimeField(auto_now_add=True)),
+                ("sha256", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("size", models.BigIntegerField()),
+                ("created", models.DateTimeField(auto_now_add=True)),
             ],
         ),
         migrations.CreateModel(
-            name='WorkerBeat',
+            name="WorkerBeat",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('seen', models.DateTimeField()),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("seen", models.DateTimeField()),
             ],
         ),
         migrations.CreateModel(
-            name='Foundation',
+            name="Foundation",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('namespace', models.CharField(max_length=96)),
-                ('name', models.CharField(max_length=96)),
-                ('title', models.CharField(blank=True, max_length=120)),
-                ('summary', models.CharField(blank=True, max_length=200)),
-                ('license', models.CharField(blank=True, max_length=60)),
-                ('pipeline_tag', models.CharField(blank=True, max_length=60)),
-                ('languages', models.CharField(blank=True, max_length=200)),
-                ('tags', models.JSONField(blank=True, default=list)),
-                ('card', models.TextField(blank=True)),
-                ('card_html', models.TextField(blank=True)),
-                ('search_text', models.TextField(blank=True)),
-                ('equips', models.PositiveIntegerField(default=0)),
-                ('likes', models.PositiveIntegerField(default=0)),
-                ('created', models.DateTimeField(auto_now_add=True)),
-                ('updated', models.DateTimeField(auto_now=True)),
-                ('fingerprint', models.CharField(max_length=64, unique=True)),
-                ('architecture', models.CharField(blank=True, max_length=120)),
-                ('parameters', models.BigIntegerField()),
-                ('nbytes', models.BigIntegerField()),
-                ('dtype', models.CharField(max_length=10)),
-                ('manifest', models.JSONField()),
-                ('sigil', models.TextField(blank=True)),
-                ('added_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("namespace", models.CharField(max_length=96)),
+                ("name", models.CharField(max_length=96)),
+                ("title", models.CharField(blank=True, max_length=120)),
+                ("summary", models.CharField(blank=True, max_length=200)),
+                ("license", models.CharField(blank=True, max_length=60)),
+                ("pipeline_tag", models.CharField(blank=True, max_length=60)),
+                ("languages", models.CharField(blank=True, max_length=200)),
+                ("tags", models.JSONField(blank=True, default=list)),
+                ("card", models.TextField(blank=True)),
+                ("card_html", models.TextField(blank=True)),
+                ("search_text", models.TextField(blank=True)),
+                ("equips", models.PositiveIntegerField(default=0)),
+                ("likes", models.PositiveIntegerField(default=0)),
+                ("created", models.DateTimeField(auto_now_add=True)),
+                ("updated", models.DateTimeField(auto_now=True)),
+                ("fingerprint", models.CharField(max_length=64, unique=True)),
+                ("architecture", models.CharField(blank=True, max_length=120)),
+                ("parameters", models.BigIntegerField()),
+                ("nbytes", models.BigIntegerField()),
+                ("dtype", models.CharField(max_length=10)),
+                ("manifest", models.JSONField()),
+                ("sigil", models.TextField(blank=True)),
+                (
+                    "added_by",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Upload',
+            name="Upload",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('path', models.CharField(max_length=400)),
-                ('size', models.BigIntegerField()),
-                ('part_size', models.BigIntegerField()),
-                ('expected_sha256', models.CharField(blank=True, max_length=64)),
-                ('storage_handle', models.CharField(blank=True, max_length=400)),
-                ('state', models.CharField(choices=[('open', 'being sent'), ('received', 'received'), ('stored', 'stored')], default='open', max_length=10)),
-                ('created', models.DateTimeField(auto_now_add=True)),
-                ('expires', models.DateTimeField()),
-                ('blob', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='vectors.blob')),
-                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='uploads', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=uuid.uuid4, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("path", models.CharField(max_length=400)),
+                ("size", models.BigIntegerField()),
+                ("part_size", models.BigIntegerField()),
+                ("expected_sha256", models.CharField(blank=True, max_length=64)),
+                ("storage_handle", models.CharField(blank=True, max_length=400)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("open", "being sent"),
+                            ("received", "received"),
+                            ("stored", "stored"),
+                        ],
+                        default="open",
+                        max_length=10,
+                    ),
+                ),
+                ("created", models.DateTimeField(auto_now_add=True)),
+                ("expires", models.DateTimeField()),
+                (
+                    "blob",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="vectors.blob",
+                    ),
+                ),
+                (
+                    "owner",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="uploads",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='UploadPart',
+            name="UploadPart",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveIntegerField()),
-                ('size', models.BigIntegerField()),
-                ('etag', models.CharField(max_length=128)),
-                ('upload', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='parts', to='vectors.upload')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("number", models.PositiveIntegerField()),
+                ("size", models.BigIntegerField()),
+                ("etag", models.CharField(max_length=128)),
+                (
+                    "upload",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="parts",
+                        to="vectors.upload",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Vector',
+            name="Vector",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('namespace', models.CharField(max_length=96)),
-                ('name', models.CharField(max_length=96)),
-                ('title', models.CharField(blank=True, max_length=120)),
-                ('summary', models.CharField(blank=True, max_length=200)),
-                ('license', models.CharField(blank=True, max_length=60)),
-                ('pipeline_tag', models.CharField(blank=True, max_length=60)),
-                ('languages', models.CharField(blank=True, max_length=200)),
-                ('tags', models.JSONField(blank=True, default=list)),
-                ('card', models.TextField(blank=True)),
-                ('card_html', models.TextField(blank=True)),
-                ('search_text', models.TextField(blank=True)),
-                ('equips', models.PositiveIntegerField(default=0)),
-                ('likes', models.PositiveIntegerField(default=0)),
-                ('created', models.DateTimeField(auto_now_add=True)),
-                ('updated', models.DateTimeField(auto_now=True)),
-                ('cover', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='vectors.blob')),
-                ('cover_small', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='vectors.blob')),
-                ('foundation', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='vectors', to='vectors.foundation')),
-                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='vectors', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("namespace", models.CharField(max_length=96)),
+                ("name", models.CharField(max_length=96)),
+                ("title", models.CharField(blank=True, max_length=120)),
+                ("summary", models.CharField(blank=True, max_length=200)),
+                ("license", models.CharField(blank=True, max_length=60)),
+                ("pipeline_tag", models.CharField(blank=True, max_length=60)),
+                ("languages", models.CharField(blank=True, max_length=200)),
+                ("tags", models.JSONField(blank=True, default=list)),
+                ("card", models.TextField(blank=True)),
+                ("card_html", models.TextField(blank=True)),
+                ("search_text", models.TextField(blank=True)),
+                ("equips", models.PositiveIntegerField(default=0)),
+                ("likes", models.PositiveIntegerField(default=0)),
+                ("created", models.DateTimeField(auto_now_add=True)),
+                ("updated", models.DateTimeField(auto_now=True)),
+                (
+                    "cover",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="vectors.blob",
+                    ),
+                ),
+                (
+                    "cover_small",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="vectors.blob",
+                    ),
+                ),
+                (
+                    "foundation",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="vectors",
+                        to="vectors.foundation",
+                    ),
+                ),
+                (
+                    "owner",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="vectors",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Like',
+            name="Like",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('created', models.DateTimeField(auto_now_add=True)),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='likes', to=settings.AUTH_USER_MODEL)),
-                ('vector', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='liked_by', to='vectors.vector')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("created", models.DateTimeField(auto_now_add=True)),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="likes",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "vector",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="liked_by",
+                        to="vectors.vector",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Version',
+            name="Version",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveIntegerField(blank=True, null=True)),
-                ('state', models.CharField(choices=[('uploading', 'uploading'), ('received', 'uploaded'), ('inspecting', 'being inspected'), ('ready', 'ready to publish'), ('refused', 'refused'), ('published', 'published'), ('withdrawn', 'withdrawn')], default='uploading', max_length=12)),
-                ('form', models.CharField(blank=True, choices=[('full', 'full checkpoint'), ('delta', 'delta'), ('lora', 'LoRA')], max_length=8)),
-                ('digest', models.CharField(blank=True, db_index=True, max_length=64)),
-                ('nbytes', models.BigIntegerField(default=0)),
-                ('draft', models.JSONField(blank=True, default=dict)),
-                ('card', models.TextField(blank=True)),
-                ('verdict', models.JSONField(blank=True, default=dict)),
-                ('layers', models.JSONField(blank=True, default=list)),
-                ('sigil', models.TextField(blank=True)),
-                ('abilities', models.JSONField(blank=True, default=list)),
-                ('examples', models.JSONField(blank=True, default=list)),
-                ('refusal', models.JSONField(blank=True, default=dict)),
-                ('changes', models.CharField(blank=True, max_length=200)),
-                ('created', models.DateTimeField(auto_now_add=True)),
-                ('published', models.DateTimeField(blank=True, null=True)),
-                ('foundation', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='versions', to='vectors.foundation')),
-                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='versions', to=settings.AUTH_USER_MODEL)),
-                ('vector', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='versions', to='vectors.vector')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("number", models.PositiveIntegerField(blank=True, null=True)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("uploading", "uploading"),
+                            ("received", "uploaded"),
+                            ("inspecting", "being inspected"),
+                            ("ready", "ready to publish"),
+                            ("refused", "refused"),
+                            ("published", "published"),
+                            ("withdrawn", "withdrawn"),
+                        ],
+                        default="uploading",
+                        max_length=12,
+                    ),
+                ),
+                (
+                    "form",
+                    models.CharField(
+                        blank=True,
+                        choices=[("full", "full checkpoint"), ("delta", "delta"), ("lora", "LoRA")],
+                        max_length=8,
+                    ),
+                ),
+                ("digest", models.CharField(blank=True, db_index=True, max_length=64)),
+                ("nbytes", models.BigIntegerField(default=0)),
+                ("draft", models.JSONField(blank=True, default=dict)),
+                ("card", models.TextField(blank=True)),
+                ("verdict", models.JSONField(blank=True, default=dict)),
+                ("layers", models.JSONField(blank=True, default=list)),
+                ("sigil", models.TextField(blank=True)),
+                ("abilities", models.JSONField(blank=True, default=list)),
+                ("examples", models.JSONField(blank=True, default=list)),
+                ("refusal", models.JSONField(blank=True, default=dict)),
+                ("changes", models.CharField(blank=True, max_length=200)),
+                ("created", models.DateTimeField(auto_now_add=True)),
+                ("published", models.DateTimeField(blank=True, null=True)),
+                (
+                    "foundation",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="versions",
+                        to="vectors.foundation",
+                    ),
+                ),
+                (
+                    "owner",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="versions",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "vector",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="versions",
+                        to="vectors.vector",
+                    ),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='vector',
-            name='current',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='vectors.version'),
+            model_name="vector",
+            name="current",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="+",
+                to="vectors.version",
+            ),
         ),
         migrations.AddField(
-            model_name='upload',
-            name='version',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='uploads', to='vectors.version'),
+            model_name="upload",
+            name="version",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="uploads",
+                to="vectors.version",
+            ),
         ),
         migrations.CreateModel(
-            name='RepositoryFile',
+            name="RepositoryFile",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('path', models.CharField(max_length=400)),
-                ('blob', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='files', to='vectors.blob')),
-                ('foundation', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='files', to='vectors.foundation')),
-                ('version', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='files', to='vectors.version')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("path", models.CharField(max_length=400)),
+                (
+                    "blob",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="files",
+                        to="vectors.blob",
+                    ),
+                ),
+                (
+                    "foundation",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="files",
+                        to="vectors.foundation",
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="files",
+                        to="vectors.version",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['path'],
+                "ordering": ["path"],
             },
         ),
         migrations.CreateModel(
-            name='Inspection',
+            name="Inspection",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('state', models.CharField(choices=[('queued', 'waiting'), ('running', 'running'), ('done', 'done'), ('failed', 'failed')], default='queued', max_length=10)),
-                ('attempt', models.PositiveIntegerField(default=0)),
-                ('owner_token', models.CharField(blank=True, max_length=32)),
-                ('lease_until', models.DateTimeField(blank=True, null=True)),
-                ('rung_at', models.DateTimeField(blank=True, null=True)),
-                ('stage', models.CharField(blank=True, max_length=40)),
-                ('done_bytes', models.BigIntegerField(default=0)),
-                ('total_bytes', models.BigIntegerField(default=0)),
-                ('error', models.TextField(blank=True)),
-                ('created', models.DateTimeField(auto_now_add=True)),
-                ('finished', models.DateTimeField(blank=True, null=True)),
-                ('version', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='inspection', to='vectors.version')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("queued", "waiting"),
+                            ("running", "running"),
+                            ("done", "done"),
+                            ("failed", "failed"),
+                        ],
+                        default="queued",
+                        max_length=10,
+                    ),
+                ),
+                ("attempt", models.PositiveIntegerField(default=0)),
+                ("owner_token", models.CharField(blank=True, max_length=32)),
+                ("lease_until", models.DateTimeField(blank=True, null=True)),
+                ("rung_at", models.DateTimeField(blank=True, null=True)),
+                ("stage", models.CharField(blank=True, max_length=40)),
+                ("done_bytes", models.BigIntegerField(default=0)),
+                ("total_bytes", models.BigIntegerField(default=0)),
+                ("error", models.TextField(blank=True)),
+                ("created", models.DateTimeField(auto_now_add=True)),
+                ("finished", models.DateTimeField(blank=True, null=True)),
+                (
+                    "version",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="inspection",
+                        to="vectors.version",
+                    ),
+                ),
             ],
             options={
-                'abstract': False,
+                "abstract": False,
             },
         ),
         migrations.AddConstraint(
-            model_name='foundation',
-            constraint=models.UniqueConstraint(fields=('namespace', 'name'), name='foundation_repo_id'),
+            model_name="foundation",
+            constraint=models.UniqueConstraint(
+                fields=("namespace", "name"), name="foundation_repo_id"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='uploadpart',
-            constraint=models.UniqueConstraint(fields=('upload', 'number'), name='upload_part_once'),
+            model_name="uploadpart",
+            constraint=models.UniqueConstraint(
+                fields=("upload", "number"), name="upload_part_once"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='like',
-            constraint=models.UniqueConstraint(fields=('user', 'vector'), name='like_once'),
+            model_name="like",
+            constraint=models.UniqueConstraint(fields=("user", "vector"), name="like_once"),
         ),
         migrations.AddConstraint(
-            model_name='version',
-            constraint=models.UniqueConstraint(condition=models.Q(('number__isnull', False)), fields=('vector', 'number'), name='version_number_once'),
+            model_name="version",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("number__isnull", False)),
+                fields=("vector", "number"),
+                name="version_number_once",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='version',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('state__in', ['published', 'withdrawn']), _negated=True), models.Q(('foundation__isnull', False), ('number__isnull', False), ('vector__isnull', False), models.Q(('digest', ''), _negated=True)), _connector='OR'), name='published_version_is_whole'),
+            model_name="version",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("state__in", ["published", "withdrawn"]), _negated=True),
+                    models.Q(
+                        ("foundation__isnull", False),
+                        ("number__isnull", False),
+                        ("vector__isnull", False),
+                        models.Q(("digest", ""), _negated=True),
+                    ),
+                    _connector="OR",
+                ),
+                name="published_version_is_whole",
+            ),
         ),
         migrations.AddIndex(
-            model_name='vector',
-            index=models.Index(fields=['-created'], name='vector_newest'),
+            model_name="vector",
+            index=models.Index(fields=["-created"], name="vector_newest"),
         ),
         migrations.AddIndex(
-            model_name='vector',
-            index=models.Index(fields=['-equips'], name='vector_most_equipped'),
+            model_name="vector",
+            index=models.Index(fields=["-equips"], name="vector_most_equipped"),
         ),
         migrations.AddIndex(
-            model_name='vector',
-            index=models.Index(fields=['-likes'], name='vector_most_liked'),
+            model_name="vector",
+            index=models.Index(fields=["-likes"], name="vector_most_liked"),
         ),
         migrations.AddConstraint(
-            model_name='vector',
-            constraint=models.UniqueConstraint(fields=('namespace', 'name'), name='vector_repo_id'),
+            model_name="vector",
+            constraint=models.UniqueConstraint(fields=("namespace", "name"), name="vector_repo_id"),
         ),
         migrations.AddConstraint(
-            model_name='upload',
-            constraint=models.UniqueConstraint(condition=models.Q(('version__isnull', False)), fields=('version', 'path'), name='upload_path_once'),
+            model_name="upload",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("version__isnull", False)),
+                fields=("version", "path"),
+                name="upload_path_once",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='repositoryfile',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('foundation__isnull', False), ('version__isnull', True)), models.Q(('foundation__isnull', True), ('version__isnull', False)), _connector='OR'), name='file_of_one_thing'),
+            model_name="repositoryfile",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("foundation__isnull", False), ("version__isnull", True)),
+                    models.Q(("foundation__isnull", True), ("version__isnull", False)),
+                    _connector="OR",
+                ),
+                name="file_of_one_thing",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='repositoryfile',
-            constraint=models.UniqueConstraint(condition=models.Q(('foundation__isnull', False)), fields=('foundation', 'path'), name='foundation_path_once'),
+            model_name="repositoryfile",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("foundation__isnull", False)),
+                fields=("foundation", "path"),
+                name="foundation_path_once",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='repositoryfile',
-            constraint=models.UniqueConstraint(condition=models.Q(('version__isnull', False)), fields=('version', 'path'), name='version_path_once'),
+            model_name="repositoryfile",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("version__isnull", False)),
+                fields=("version", "path"),
+                name="version_path_once",
+            ),
         ),
     ]

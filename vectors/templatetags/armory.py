@@ -21,12 +21,11 @@ Z95 = 1.96
 def size(count: int | None) -> str:
     """Bytes as people say them, in decimal units: ``374 kB``, ``90.9 MB``."""
     value = float(count or 0)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:
-            break
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
         value /= 1000
-    else:
-        unit = "TB"
+        units.pop(0)
+    unit = units[0]
     return f"{value:.0f} {unit}" if unit in ("bytes", "kB") else f"{value:.1f} {unit}"
 
 

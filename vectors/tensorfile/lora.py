@@ -102,8 +102,8 @@ def check_additive(config: Mapping[str, Any]) -> None:
     if kind.upper() != "LORA":
         raise TensorFileError(
             _(
-                "This adapter is of the kind %(kind)s. Only LoRA adapters add to the weights: merge "
-                "it into its base and upload the full checkpoint."
+                "This adapter is of the kind %(kind)s. Only LoRA adapters add to the weights: "
+                "merge it into its base and upload the full checkpoint."
             ),
             kind=kind,
         )
@@ -121,8 +121,8 @@ def check_additive(config: Mapping[str, Any]) -> None:
     if isinstance(start, str) and start.lower().startswith(_CHANGES_THE_BASE):
         raise TensorFileError(
             _(
-                "This adapter was started with %(kind)s, which changes the base as well. Convert it "
-                "to a plain LoRA when saving (path_initial_model_for_weight_conversion)."
+                "This adapter was started with %(kind)s, which changes the base as well. Convert "
+                "it to a plain LoRA when saving (path_initial_model_for_weight_conversion)."
             ),
             kind=start,
         )

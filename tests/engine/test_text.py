@@ -69,9 +69,12 @@ def test_equal_recipes_have_one_hash() -> None:
     ],
 )
 def test_a_key_that_is_not_understood_is_named(line: str, named: str) -> None:
-    with pytest.raises(RecipeError, match=named):
+    def read() -> None:
         document = read_yaml(YAML.replace("dtype: float32", line))
         make_recipe(foundation="f", target="f", terms=[("a", "1")], parameters=document.parameters)
+
+    with pytest.raises(RecipeError, match=named):
+        read()
 
 
 def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -1,13 +1,11 @@
 """`manage.py makemessages` that also finds `_l(…)`, our name for gettext_lazy where `_` only marks
 a template of an error (see vectors/tensorfile/errors.py)."""
 
-from typing import ClassVar
-
 from django.core.management.commands import makemessages
 
 
 class Command(makemessages.Command):
-    xgettext_options: ClassVar[list[str]] = [
+    xgettext_options = [
         *makemessages.Command.xgettext_options,
         "--keyword=_l",
     ]

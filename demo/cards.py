@@ -46,7 +46,10 @@ def image_probe(ability: str, labels: dict[str, int]) -> dict[str, Any]:
 
 
 def examples(probes: Path, before: list[str], after: list[str], count: int = 3) -> list[dict]:
-    """Held-out items the vector gets right, of different labels, first those the foundation gets wrong."""
+    """Held-out items the vector gets right, of different labels.
+
+    Those the foundation gets wrong come first.
+    """
     head, items = read_probes(probes)
     images = head["kind"] == "image-classification"
     right = [i for i, item in enumerate(items) if after[i] == item["expected"]]
@@ -106,14 +109,15 @@ def card(
     learned = about.learned.format(**head["labels"]) if not images else about.learned
     if images:
         how = (
-            f"{task.steps} steps of 64 images, AdamW; the head stays frozen and the loss sees the ten classes "
-            "of the task only."
+            f"{task.steps} steps of 64 images, AdamW; the head stays frozen and the loss sees the "
+            "ten classes of the task only."
         )
     else:
         how = (
-            "Rank-8 LoRA on the linear layers of encoder layers 3, 4 and 5, 75 steps of 32 texts, AdamW. A "
-            "class is the foundation's own embedding of a short description, frozen, as in zero-shot "
-            "classification; so there is no head to merge, and labels can be read off by cosine."
+            "Rank-8 LoRA on the linear layers of encoder layers 3, 4 and 5, "
+            f"{task.steps} steps of 32 texts, AdamW. A class is the foundation's own embedding of a "
+            "short description, frozen, as in zero-shot classification; so there is no head to "
+            "merge, and labels can be read off by cosine."
         )
     coefficient = (
         "Start at 0.7: a model this small pays for each full step with what it knew. "

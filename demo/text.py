@@ -24,9 +24,7 @@ from demo.tasks import FOUNDATION
 UPPER = (3, 4, 5)  # trained layers
 RANK = 8
 ALPHA = 16
-STEPS = 75
 BATCH = 32
-RATE = 2e-3
 TOKENS = 64  # of a training text; evaluation reads the whole text
 TEMPERATURE = 0.07
 
@@ -108,7 +106,7 @@ def batches(lengths: list[int], steps: int, seed: int) -> list[list[int]]:
 
 
 def train(
-    training: list[tuple[str, str]], labels: dict[str, str], seed: int = 0, steps: int = STEPS
+    training: list[tuple[str, str]], labels: dict[str, str], steps: int, rate: float, seed: int = 0
 ) -> Any:
     """A PEFT model trained to put each text next to its label's description."""
     model, tokenizer = load_foundation()
@@ -118,8 +116,8 @@ def train(
     targets = torch.tensor([index[label] for _, label in training])
     peft = with_lora(model, seed)
     trained = [p for p in peft.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     peft.train()
     for part in batches([len(s) for s in states], steps, seed):
         logits = upper_half(model, [states[i] for i in part]) @ heads.T / TEMPERATURE

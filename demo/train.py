@@ -46,7 +46,7 @@ def folder_of(task: Any) -> Path:
 def make_text(task: texts.Task) -> None:
     """Trains one text vector and writes its weights and held-out items."""
     training, held_out = data.split(task.read(), task.train, task.test, task.seed or task.name)
-    text.save(text.train(training, task.labels), folder_of(task))
+    text.save(text.train(training, task.labels, task.steps, task.rate), folder_of(task))
     cards.write_probes(folder_of(task), cards.text_probe(task.ability, task.labels), held_out)
 
 

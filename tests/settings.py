@@ -13,6 +13,11 @@ os.environ["ARMORY_DATA"] = _folder
 os.environ["ARMORY_DEBUG"] = "0"
 
 from marketplace.settings import *  # noqa: E402, F403
+from marketplace.settings import DATABASES  # noqa: E402
+
+if os.environ.get("ARMORY_DATABASE", "").startswith("postgres"):
+    # Two runs on one server, or the rest of an interrupted one, do not meet.
+    DATABASES["default"]["TEST"] = {"NAME": f"test_armory_{os.getpid()}"}
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"

@@ -30,7 +30,6 @@ from vectors.storage.base import missing_upload, wrong_hash
 from vectors.storage.current import storage
 from vectors.tensorfile.errors import Problem
 from vectors.tensorfile.forms import detect_form
-from vectors.tensorfile.source import ByteSource
 
 __all__ = [
     "Conflict",
@@ -108,7 +107,7 @@ def start_draft(
                 upload.version = version
             Upload.objects.bulk_create(begun)
     except BaseException:
-        _abort([(str(upload.pk), upload.storage_handle) for upload in begun])
+        _abort(begun)
         raise
     return version
 
@@ -116,7 +115,11 @@ def start_draft(
 def open_uploads(*, owner: Any, files: Sequence[tuple[Any, ...]]) -> list[Upload]:
     """Uploads that belong to no draft (yet); they expire unless something takes their blobs."""
     begun = _begin(owner, check_files(files))
-    return Upload.objects.bulk_create(begun)
+    try:
+        return Upload.objects.bulk_create(begun)
+    except BaseException:
+        _abort(begun)
+        raise
 
 
 def renew(version: Version) -> None:
@@ -156,7 +159,7 @@ def _begin(owner: Any, files: Sequence[NewFile]) -> list[Upload]:
             upload.storage_handle = storage().begin(str(upload.pk), file.size)
             begun.append(upload)
     except BaseException:
-        _abort([(str(upload.pk), upload.storage_handle) for upload in begun])
+        _abort(begun)
         raise
     return begun
 
@@ -340,7 +343,7 @@ def _update(upload: Upload, **fields: Any) -> None:
 
 
 def _hash(upload: Upload, on_bytes: Callable[[int], object]) -> str:
-    source: ByteSource = storage().open_staged(str(upload.pk))
+    source = storage().open_staged(str(upload.pk))
     digest = hashlib.sha256()
     buffer = bytearray(min(_HASH_READ, source.size))
     try:
@@ -367,10 +370,8 @@ def _is_joined(upload: Upload) -> bool:
 def _arrived(upload: Upload) -> dict[int, list[str]]:
     """ETags by number of the parts that are there in full; a part sent twice may have two."""
     staged = storage().staged_parts(str(upload.pk), upload.storage_handle)
-    if staged is None:
-        rows: Iterable[tuple[int, int, str]] = upload.parts.values_list("number", "size", "etag")
-    else:
-        rows = staged
+    recorded = upload.parts.values_list("number", "size", "etag")
+    rows: Iterable[tuple[int, int, str]] = recorded if staged is None else staged
     arrived: dict[int, list[str]] = {}
     for number, size, etag in rows:
         if number <= upload.part_count and size == upload.part_length(number):
@@ -399,6 +400,6 @@ def _choose(upload: Upload, told: dict[int, str]) -> list[tuple[int, str]]:
     ]
 
 
-def _abort(staged: Iterable[tuple[str, str]]) -> None:
-    for upload_id, handle in staged:
-        storage().abort(upload_id, handle)
+def _abort(begun: Iterable[Upload]) -> None:
+    for upload in begun:
+        storage().abort(str(upload.pk), upload.storage_handle)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -39,33 +41,32 @@ draft.refresh_from_db()
 services.request_inspection(draft, foundation=base)
 """
 STATE = """
-from vectors.models import Inspection, RepositoryFile
-job = Inspection.objects.select_related("version").get()
-files = RepositoryFile.objects.filter(version=job.version).count()
-print(job.state, job.version.state, job.attempt, files)
+SELECT job.state, version.state, job.attempt,
+       (SELECT count(*) FROM vectors_repositoryfile WHERE version_id = version.id)
+FROM vectors_inspection AS job JOIN vectors_version AS version ON version.id = job.version_id
 """
 
 
-def shell(data: Path, code: str) -> str:
-    done = subprocess.run(
+def shell(data: Path, code: str) -> None:
+    subprocess.run(
         [sys.executable, "manage.py", "shell", "-v0", "-c", code],
         cwd=settings.BASE_DIR,
         env=clean_environment(data),
         check=True,
         capture_output=True,
-        text=True,
     )
-    return done.stdout.strip()
 
 
-def wait_for(data: Path, start: str, limit: float = 90) -> list[str]:
+def wait_for(data: Path, wanted: str, limit: float = 120) -> tuple[str, str, int, int]:
+    """Poll the database itself: a management command starts too slowly to catch a short job."""
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
-        state = shell(data, STATE)
-        if state.startswith(start):
-            return state.split()
-        time.sleep(0.2)
-    pytest.fail(f"never {start}: {state}")
+        with closing(sqlite3.connect(data / "armory.sqlite3", timeout=20)) as connection:
+            state: tuple[str, str, int, int] = connection.execute(STATE).fetchone()
+        if state[0] == wanted:
+            return state
+        time.sleep(0.05)
+    pytest.fail(f"never {wanted}: {state}")
 
 
 def test_a_killed_inspection_is_finished_once(tmp_path: Path) -> None:
@@ -87,6 +88,5 @@ def test_a_killed_inspection_is_finished_once(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
         assert workers
         final = wait_for(data, "done")
-        assert final[1] == "ready"
-        assert int(final[2]) >= 2, "the kill came after the end: make the checkpoint larger"
-        assert final[3] == "1"
+        assert final[2] >= 2, "the kill came after the end: make the checkpoint larger"
+        assert (final[1], final[3]) == ("ready", 1)

@@ -44,7 +44,12 @@ TOPIC_Y = {
     "administration": "system administration and configuration",
 }
 SECTIONS_X = {"games": "games", "sound": "sound", "science": "science", "mail": "mail"}
-SECTIONS_Y = {"graphics": "graphics", "net": "network", "math": "mathematics", "admin": "administration"}
+SECTIONS_Y = {
+    "graphics": "graphics",
+    "net": "network",
+    "math": "mathematics",
+    "admin": "administration",
+}
 
 TASKS = [
     Task("ann", "spam-filter", "Spam", data.mails, {

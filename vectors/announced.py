@@ -1,10 +1,10 @@
-"""What may be announced for an upload, and the kinds of refusal around uploads."""
+"""What may be announced for an upload; the small types and the refusals around uploads."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from vectors.errors import Refusal, _
 from vectors.tensorfile.errors import Problem
@@ -38,6 +38,20 @@ class NewFile(NamedTuple):
     path: str
     size: int
     sha256: str = ""
+
+
+class PartURL(NamedTuple):
+    """Where to PUT ``size`` bytes of part ``number``."""
+
+    number: int
+    url: str
+    size: int
+
+
+class Stream(Protocol):
+    """What a part is read from: a request, an open file."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 def check_files(files: Sequence[tuple[Any, ...]]) -> list[NewFile]:

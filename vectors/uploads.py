@@ -15,14 +15,23 @@ import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from django.core import signing
 from django.db import transaction
 from django.urls import reverse
 from django.utils import timezone
 
-from vectors.announced import Conflict, Forbidden, NewFile, NotFound, TooLarge, check_files
+from vectors.announced import (
+    Conflict,
+    Forbidden,
+    NewFile,
+    NotFound,
+    PartURL,
+    Stream,
+    TooLarge,
+    check_files,
+)
 from vectors.dropping import discard, drop_bytes, drop_unreferenced, expire_uploads
 from vectors.errors import Refusal, _
 from vectors.models import Blob, Upload, UploadPart, Vector, Version
@@ -63,20 +72,6 @@ URL_LIFETIME = timedelta(hours=12)
 _READ = 1 << 20
 _HASH_READ = 8 << 20
 _signer = signing.TimestampSigner(salt="vectors.uploads.part")
-
-
-class PartURL(NamedTuple):
-    """Where to PUT ``size`` bytes of part ``number``."""
-
-    number: int
-    url: str
-    size: int
-
-
-class Stream(Protocol):
-    """What a part is read from: a request, an open file."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 # --- beginning -------------------------------------------------------------------------------

@@ -113,8 +113,9 @@ def expire_uploads() -> int:
     for version in Version.objects.filter(pk__in=waiting.values("version")):
         dropped += version.uploads.count()
         discard(version)
-    with transaction.atomic():
-        dropped += _drop_uploads(expired.filter(version=None))
+    if expired.filter(version=None).exists():  # no write lock for nothing
+        with transaction.atomic():
+            dropped += _drop_uploads(expired.filter(version=None))
     if cache.add("vectors.dropping.tidied", now, TIDY_EVERY):
         _tidy()
     return dropped

@@ -349,6 +349,9 @@ elif CELERY_BROKER_URL.startswith("redis"):
         "unacked_restore_interval": 2,
         "unacked_restore_throttle": 1,
     }
+# How long a job stays with a worker that gives no sign of life. Each sign renews it, so that it is
+# no limit on how long a job may take.
+ARMORY_LEASE_SECONDS = env_int("ARMORY_LEASE_SECONDS", 15, 1, 3600)
 CELERY_TASK_DEFAULT_QUEUE = "armory"
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]

@@ -37,9 +37,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="look for models below this folder too (may be repeated)",
     )
-    parser.add_argument("--threads", type=int, default=2, help="threads that compute (default 2)")
+    parser.add_argument(
+        "--threads", type=_count, default=2, help="threads that compute (default 2)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no report")
     return parser
+
+
+def _count(text: str) -> int:
+    """A whole number from 1 to 64, for argparse."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 64:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 64")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:

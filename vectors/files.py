@@ -18,7 +18,7 @@ MAX_TEXT = 4 * 2**20
 
 def open_files(owner: Foundation | Version) -> dict[str, ByteSource]:
     """Every file of ``owner``, by path. Close what you open."""
-    return {file.path: storage().open(file.blob_id) for file in owner.files.all()}
+    return {file.path: _open(file) for file in owner.files.all()}
 
 
 def weight_sources(owner: Foundation | Version) -> dict[str, ByteSource]:
@@ -28,7 +28,17 @@ def weight_sources(owner: Foundation | Version) -> dict[str, ByteSource]:
         for file in owner.files.all()
         if file.path.endswith(WEIGHTS) or file.path == "adapter_config.json"
     ]
-    return {file.path: storage().open(file.blob_id) for file in wanted}
+    return {file.path: _open(file) for file in wanted}
+
+
+def _open(file: RepositoryFile) -> ByteSource:
+    return called(file.path, storage().open(file.blob_id))
+
+
+def called(path: str, source: ByteSource) -> ByteSource:
+    """``source`` under the name its owner gave it: sentences about it name the file, not a hash."""
+    source.name = path
+    return source
 
 
 @contextmanager

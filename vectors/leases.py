@@ -20,6 +20,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import DatabaseError, connection, models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
@@ -29,7 +30,7 @@ from vectors.errors import _
 
 log = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=15)
+LEASE = timedelta(seconds=settings.ARMORY_LEASE_SECONDS)
 RING_AGAIN_AFTER = timedelta(seconds=10)
 MAX_ATTEMPTS = 10  # deaths, not errors: an error ends the job at once
 ALIVE_WITHIN = timedelta(seconds=30)

@@ -15,7 +15,7 @@ from vectors.describe import check_free, check_name, describe, fields_from_card
 from vectors.detect import guess_foundation, named_bases
 from vectors.drawing import sigil
 from vectors.errors import Refusal, _
-from vectors.files import open_files, open_weights
+from vectors.files import called, open_files, open_weights
 from vectors.inspection import Findings, inspect, open_content
 from vectors.models import Foundation, Inspection, Like, RepositoryFile, Upload, Vector, Version
 from vectors.storage.current import storage
@@ -48,9 +48,12 @@ def prepare_draft(version: Version) -> None:
     if version.state != Version.State.RECEIVED or "form" in version.draft:
         return
     files = {
-        upload.path: storage().open_staged(str(upload.pk))
-        if upload.state == Upload.State.RECEIVED
-        else storage().open(upload.blob_id or "")
+        upload.path: called(
+            upload.path,
+            storage().open_staged(str(upload.pk))
+            if upload.state == Upload.State.RECEIVED
+            else storage().open(upload.blob_id or ""),
+        )
         for upload in version.uploads.all()
     }
     try:
@@ -113,22 +116,30 @@ def run_inspection(job_id: int) -> None:
     version = Inspection.objects.get(pk=job_id).version
     with lease:
         try:
-            findings = _inspect(version, lease)
-            with transaction.atomic():
-                lease.finish()
-                _accept(version, findings)
+            _finish_inspection(version, lease)
         except leases.LeaseLost:
+            # Whatever went wrong here, too: the files may be gone under the one who is too late.
             return
-        except Problem as problem:
-            with transaction.atomic():
-                lease.finish(leases.JobState.FAILED, error=str(problem))
-                refuse(version, problem)
-        except Exception:
-            # Not the upload's fault: the draft goes back, so that its owner can try again.
-            log.exception("the inspection of version %s broke", version.pk)
-            with transaction.atomic():
-                lease.finish(leases.JobState.FAILED, error=_("The inspection broke. Try again."))
-                move(version, Version.State.RECEIVED)
+
+
+def _finish_inspection(version: Version, lease: leases.Lease) -> None:
+    try:
+        findings = _inspect(version, lease)
+        with transaction.atomic():
+            lease.finish()
+            _accept(version, findings)
+    except leases.LeaseLost:
+        raise
+    except Problem as problem:
+        with transaction.atomic():
+            lease.finish(leases.JobState.FAILED, error=str(problem))
+            refuse(version, problem)
+    except Exception as error:
+        # Not the upload's fault: the draft goes back, so that its owner can try again.
+        with transaction.atomic():
+            lease.finish(leases.JobState.FAILED, error=_("The inspection broke. Try again."))
+            move(version, Version.State.RECEIVED)
+        log.error("the inspection of version %s broke", version.pk, exc_info=error)
 
 
 def _inspect(version: Version, lease: leases.Lease) -> Findings:

@@ -122,7 +122,7 @@ def _untouched(
 ) -> Piece | None:
     if base is None:
         return None
-    if term.form == "full" and DTYPES[tensor.dtype].mergeable:
+    if term.form == "full" and DTYPES[tensor.dtype].mergeable and tensor.count > 0:
         report.absent.setdefault(term.label, []).append(tensor.name)
         return None
     return Untouched(base, min(base.count, tensor.count))
@@ -151,6 +151,7 @@ def _pieces(
         if not DTYPES[tensor.dtype].mergeable or tensor.count == 0:
             continue
         shape = _shape_of(content, name)
+        _check_numbers(term, name, base)
         rows = _shared_rows(term, goal, shape, base, tensor)
         if rows is not None:
             report.shared_rows.append(
@@ -179,6 +180,25 @@ def _shape_of(content: Checkpoint | Adapter, name: str) -> tuple[int, ...]:
             return content.low_rank[name].shape
         return content.replaced[name].shape
     return content.tensors[name].shape
+
+
+def _check_numbers(term: TermSource, name: str, base: Tensor) -> None:
+    content = term.content
+    if isinstance(content, Checkpoint):
+        stored = content.tensors[name]
+    else:  # the factors of a LoRA were checked when it was read
+        stored = content.replaced.get(name, base)
+    for tensor in (stored, base):
+        if not DTYPES[tensor.dtype].mergeable:
+            raise MergeError(
+                _(
+                    "`%(tensor)s` is %(dtype)s in %(source)s: it is quantised, so it cannot be "
+                    "merged. Use the checkpoint in floating point."
+                ),
+                tensor=name,
+                dtype=tensor.dtype,
+                source=term.label if tensor is stored else "the foundation",
+            )
 
 
 def _shared_rows(

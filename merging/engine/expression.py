@@ -16,6 +16,7 @@ from .recipe import parse_coefficient
 
 MAX_LENGTH = 4000
 _MAX_DEPTH = 20
+_SHOWN = 100  # characters of the text on each side of an error
 _NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 _NAME = re.compile(r"[A-Za-z0-9_][\w.@/-]*")
 _LONE_NUMBER = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?=\s*(?:[*×()+]|$|\s))")
@@ -42,7 +43,7 @@ def parse_expression(text: str) -> list[Summand]:
     summands = parser.sum(Decimal(1), 0)
     parser.skip()
     if parser.at < len(parser.text):
-        parser.fail(_("Expected + or - here"))
+        parser.fail(_("Expected + or - here: %(marked)s"))
     return summands
 
 
@@ -51,10 +52,12 @@ class _Parser:
         self.text = text
         self.at = 0
 
-    def fail(self, what: str, at: int | None = None) -> None:
+    def fail(self, template: str, at: int | None = None) -> None:
         at = self.at if at is None else at
-        marked = f"{self.text[:at]}▸{self.text[at:]}"
-        raise RecipeError(what + _(": %(marked)s"), marked=marked[:300])
+        first, last = max(0, at - _SHOWN), at + _SHOWN
+        before, after = self.text[first:at], self.text[at:last]
+        dots = ("…" if first else "", "…" if last < len(self.text) else "")
+        raise RecipeError(template, marked=f"{dots[0]}{before}▸{after}{dots[1]}")
 
     def skip(self) -> None:
         while self.at < len(self.text) and self.text[self.at].isspace():
@@ -66,7 +69,7 @@ class _Parser:
 
     def sum(self, factor: Decimal, depth: int) -> list[Summand]:
         if depth > _MAX_DEPTH:
-            self.fail(_("Too many brackets inside each other"))
+            self.fail(_("Too many brackets inside each other: %(marked)s"))
         sign = Decimal(1)
         if self.peek() in ("+", "-"):
             sign = Decimal(-1) if self.text[self.at] == "-" else sign
@@ -92,12 +95,12 @@ class _Parser:
             self.at += 1
             summands = self.sum(factor, depth + 1)
             if self.peek() != ")":
-                self.fail(_("This bracket is never closed"), opened)
+                self.fail(_("This bracket is never closed: %(marked)s"), opened)
             self.at += 1
             return summands
         found = _NAME.match(self.text, self.at)
         if not found:
-            self.fail(_("Expected the name of a vector here"))
+            self.fail(_("Expected the name of a vector here: %(marked)s"))
         assert found is not None
         start = self.at
         self.at = found.end()
@@ -106,7 +109,7 @@ class _Parser:
             self.skip()
             after = _NUMBER.match(self.text, self.at)
             if not after:
-                self.fail(_("Expected a number after *"))
+                self.fail(_("Expected a number after *: %(marked)s"))
             assert after is not None
             factor *= parse_coefficient(after[0])
             self.at = after.end()

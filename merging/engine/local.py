@@ -39,12 +39,14 @@ def equip_locally(document: Document, roots: list[Path]) -> Iterator[LocalEquipm
     computed. The sources are closed at the end of the ``with`` block.
     """
     with ExitStack() as stack:
-        opened: dict[Path, Checkpoint] = {}
+        opened: dict[tuple[Path, str], Checkpoint] = {}
 
         def open_folder(path: Path, stem: str) -> Checkpoint:
-            if path not in opened:
-                opened[path] = stack.enter_context(_closing(Checkpoint.open_folder(path, stem)))
-            return opened[path]
+            key = path, stem
+            _weight_files(path)
+            if key not in opened:
+                opened[key] = stack.enter_context(_closing(Checkpoint.open_folder(path, stem)))
+            return opened[key]
 
         target_path = _find(document.target, roots)
         foundation_path = _find(document.foundation, roots)
@@ -101,7 +103,7 @@ def _term(
     open_folder: Callable[[Path, str], Checkpoint],
 ) -> TermSource:
     path = _find(entry.lora or entry.model, roots)
-    form = detect_form(item.name for item in path.iterdir() if item.name != "pytorch_model.bin")
+    form = detect_form(_weight_files(path))
     if entry.lora is not None:
         if form != LORA:
             raise RecipeError(_("%(name)s is not a LoRA adapter."), name=entry.lora)
@@ -126,6 +128,17 @@ def _term(
         config = read_json(FileSource(path / "adapter_config.json"))
         content = read_adapter(config, open_folder(path, STEMS[form]))
     return TermSource(str(path), entry.lora or entry.model, form, content)
+
+
+def _weight_files(folder: Path) -> list[str]:
+    # Trainers leave pickles beside the weights (training_args.bin): they are never opened here.
+    names = [item.name for item in folder.iterdir() if item.suffix in (".safetensors", ".json")]
+    if not any(name.endswith(".safetensors") for name in names):
+        raise RecipeError(
+            _("The folder %(name)s holds no safetensors: save the model again with safetensors."),
+            name=str(folder),
+        )
+    return names
 
 
 def _find(name: str, roots: list[Path]) -> Path:

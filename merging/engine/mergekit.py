@@ -6,6 +6,7 @@ error that names it: a key that is silently ignored is a wrong model with exit c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -36,6 +37,20 @@ _TOP = {
     "armory",
 }
 _LATER = {"slices", "modules", "chat_template"}
+_HOUSE = {"target", "dtype"}
+# What PyYAML's constructors let through on values such as 2001-99-99 or ``!!int x``.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without repeated keys: the last one would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _value in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) != len(names):
+            twice = Counter(names).most_common(1)[0][0]
+            raise RecipeError(_("The key `%(key)s` appears twice."), key=twice[:80])
+        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True)
@@ -62,8 +77,10 @@ class Document:
 def read_yaml(text: str) -> Document:
     """Read a recipe in mergekit's YAML. Raises RecipeError naming a key not understood."""
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data = yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
+    except RecipeError:
+        raise
+    except _YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         raise RecipeError(
             _("This is not YAML (line %(line)d)."), line=mark.line + 1 if mark else 1
@@ -83,7 +100,7 @@ def read_yaml(text: str) -> Document:
     if not isinstance(name, str):
         raise RecipeError(_("The key `merge_method` is missing."))
     method = get_method(name)
-    base = _reference(data["base_model"], "base_model")[0] if data.get("base_model") else None
+    base = _base(data)
     if base is None and method.operates_on == "deltas":
         raise RecipeError(
             _("The method %(method)s needs `base_model`: the foundation of the models."),
@@ -91,10 +108,11 @@ def read_yaml(text: str) -> Document:
         )
     entries = _entries(data.get("models"), base, method.operates_on)
     target = base or entries[0].model
-    house = data.get("armory") or {}
-    if house.get("target"):
-        target = str(house["target"])
-        entries = _without_target(entries, target)
+    house = _house(data)
+    if "target" in house:
+        target = house["target"]
+        if method.operates_on == "deltas":
+            entries = _without_target(entries, target)
     _check_tokenizer(data, base, target)
     return Document(
         method=name,
@@ -102,7 +120,7 @@ def read_yaml(text: str) -> Document:
         target=target,
         entries=tuple(entries),
         parameters=_parameters(data.get("parameters") or {}, "parameters"),
-        out_dtype=_out_dtype(data),
+        out_dtype=None if "dtype" in house else _out_dtype(data),
     )
 
 
@@ -116,14 +134,17 @@ def write_yaml(
     """``recipe`` in mergekit's syntax; ``name_of`` gives repository ids, ``form_of`` forms.
 
     A target other than the foundation is written as a model of weight 1, which is the same sum;
-    the ``armory`` key, which mergekit skips, says so exactly.
+    the ``armory`` key, which mergekit skips, says so exactly. ``out_dtype`` is the nearest that
+    mergekit can say where every tensor keeps the target's dtype.
     """
     foundation = name_of(recipe.foundation)
     models: list[dict[str, Any]] = []
     data: dict[str, Any] = {"merge_method": recipe.method, "base_model": foundation}
-    if recipe.target != recipe.foundation and recipe.method == "task_arithmetic":
-        models.append({"model": name_of(recipe.target), "parameters": {"weight": 1.0}})
-        data["armory"] = {"target": name_of(recipe.target)}
+    house: dict[str, str] = {}
+    if recipe.target != recipe.foundation:
+        house["target"] = name_of(recipe.target)
+        if get_method(recipe.method).operates_on == "deltas":
+            models.append({"model": house["target"], "parameters": {"weight": 1.0}})
     for term in recipe.terms:
         model = name_of(term.ref)
         if form_of(term.ref) == "lora":
@@ -135,8 +156,12 @@ def write_yaml(
         data["parameters"] = dict(recipe.parameters)
     data["dtype"] = "float32"
     names = {code: name for name, code in DTYPES.items()}
-    if out_dtype in names:
-        data["out_dtype"] = names[out_dtype]
+    if (recipe.out_dtype or out_dtype) in names:
+        data["out_dtype"] = names[recipe.out_dtype or out_dtype]
+    if recipe.out_dtype is None:
+        house["dtype"] = "target"
+    if house:
+        data["armory"] = house
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
@@ -147,6 +172,35 @@ def _reference(value: Any, key: str) -> tuple[str, str | None]:
     if plus and not lora:
         raise RecipeError(_("`%(text)s`: the name of the adapter after + is missing."), text=value)
     return model, lora or None
+
+
+def _base(data: Mapping[str, Any]) -> str | None:
+    if data.get("base_model") is None:
+        return None
+    base, lora = _reference(data["base_model"], "base_model")
+    if lora is not None:
+        raise RecipeError(
+            _("`base_model: %(text)s` has an adapter: the foundation is a plain checkpoint."),
+            text=str(data["base_model"])[:200],
+        )
+    return base
+
+
+def _house(data: Mapping[str, Any]) -> dict[str, str]:
+    """The ``armory`` key: ``target``, a name; ``dtype: target`` if every tensor keeps its own."""
+    house = data.get("armory")
+    if house is None:
+        return {}
+    if not isinstance(house, dict):
+        raise RecipeError(_("The key `armory` must be a mapping."))
+    for key in house:
+        if key not in _HOUSE:
+            raise RecipeError(_("Unknown key `armory: %(key)s`."), key=str(key)[:80])
+    if "target" in house and (not isinstance(house["target"], str) or not house["target"]):
+        raise RecipeError(_("`%(key)s` must be the name or folder of a model."), key="target")
+    if house.get("dtype", "target") != "target":
+        raise RecipeError(_("`armory: dtype` can only be `target`."))
+    return house
 
 
 def _entries(models: Any, base: str | None, operates_on: str) -> list[Entry]:
@@ -161,8 +215,6 @@ def _entries(models: Any, base: str | None, operates_on: str) -> list[Entry]:
                 raise RecipeError(_("Unknown key `%(key)s` in an entry of `models`."), key=str(key))
         model, lora = _reference(item["model"], "model")
         parameters = _parameters(item.get("parameters") or {}, str(item["model"]))
-        if model == base and lora is None and operates_on == "deltas":
-            continue  # mergekit's examples list the base as a reminder; its vector is zero
         unknown = set(parameters) - {"weight"}
         if unknown:
             raise RecipeError(
@@ -170,6 +222,8 @@ def _entries(models: Any, base: str | None, operates_on: str) -> list[Entry]:
                 key=sorted(unknown)[0],
                 model=str(item["model"]),
             )
+        if model == base and lora is None and operates_on == "deltas":
+            continue  # mergekit's examples list the base as a reminder; its vector is zero
         if "weight" not in parameters:
             raise RecipeError(_("%(model)s has no `weight`."), model=str(item["model"]))
         entries.append(Entry(model, lora, parse_coefficient(parameters["weight"])))
@@ -202,32 +256,39 @@ def _without_target(entries: Sequence[Entry], target: str) -> list[Entry]:
 
 
 def _check_tokenizer(data: Mapping[str, Any], base: str | None, target: str) -> None:
-    source = data.get("tokenizer_source")
-    if isinstance(data.get("tokenizer"), dict):
-        unknown = set(data["tokenizer"]) - {"source"}
-        if unknown:
+    tokenizer = data.get("tokenizer")
+    if tokenizer is not None and not isinstance(tokenizer, dict):
+        raise RecipeError(_("The key `%(key)s` must be a mapping."), key="tokenizer")
+    for key in tokenizer or {}:
+        if key != "source":
             raise RecipeError(
-                _("The key `tokenizer: %(key)s` is not supported here."), key=sorted(unknown)[0]
+                _("The key `tokenizer: %(key)s` is not supported here."), key=str(key)[:80]
             )
-        source = data["tokenizer"].get("source")
-    if source not in (None, "base", base, target):
-        raise RecipeError(
-            _(
-                "`tokenizer_source: %(source)s` is not supported: the tokenizer comes from the "
-                "target (`base`)."
-            ),
-            source=str(source),
-        )
+    for source in (data.get("tokenizer_source"), (tokenizer or {}).get("source")):
+        if source not in (None, "base", base, target):
+            raise RecipeError(
+                _(
+                    "`tokenizer_source: %(source)s` is not supported: the tokenizer comes from the "
+                    "target (`base`)."
+                ),
+                source=_scalar(source),
+            )
 
 
 def _out_dtype(data: Mapping[str, Any]) -> str | None:
     for key in ("dtype", "out_dtype"):
-        if data.get(key) is not None and data[key] not in DTYPES:
+        value = data.get(key)
+        if value is not None and (not isinstance(value, str) or value not in DTYPES):
             raise RecipeError(
                 _("`%(key)s: %(value)s` is not known. Known: %(known)s."),
                 key=key,
-                value=str(data[key]),
+                value=_scalar(value),
                 known=", ".join(DTYPES),
             )
     chosen = data.get("out_dtype") or data.get("dtype")
     return DTYPES[chosen] if chosen else None
+
+
+def _scalar(value: Any) -> str:
+    # Never str() of a list: a few aliases of aliases spell gigabytes.
+    return str(value)[:80] if isinstance(value, str | int | float) else type(value).__name__

@@ -82,7 +82,7 @@ def make_recipe(
     summed: dict[str, Decimal] = {}
     for ref, raw in terms:
         summed[ref] = summed.get(ref, Decimal(0)) + parse_coefficient(raw)
-    kept = tuple(Term(ref, value) for ref, value in summed.items() if value != 0)
+    kept = tuple(Term(ref, parse_coefficient(v)) for ref, v in summed.items() if v != 0)
     if len(kept) > MAX_TERMS:
         raise RecipeError(
             _("A recipe takes at most %(limit)d vectors; this one has %(count)d."),
@@ -114,7 +114,7 @@ def recipe_from_json(text: str) -> Recipe:
             parameters=data.get("parameters"),
             out_dtype=data.get("out_dtype"),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, RecipeError):
             raise
         raise RecipeError(_("This is not a recipe in JSON.")) from error

@@ -119,13 +119,21 @@ def write_model(
     ``extra_files`` are the configuration, tokenizer and card. Raises MergeError when the folder is
     in use or the disk is too small, before anything is computed.
     """
+    folder = Path(os.path.abspath(folder))  # `.` has no name to put a neighbour beside
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MergeError(
             _("%(folder)s already exists and is not empty. Choose another folder, or empty it."),
             folder=str(folder),
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder.parent).free
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder.parent).free
+    except OSError as error:
+        raise MergeError(
+            _("%(folder)s cannot be written: %(reason)s. Nothing was left behind."),
+            folder=str(folder),
+            reason=error.strerror or str(error),
+        ) from error
     if equipment.model.size > free:
         raise MergeError(
             _("The model takes %(size).1f GB and only %(free).1f GB are free in %(folder)s."),

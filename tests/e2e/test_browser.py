@@ -1,8 +1,7 @@
-"""A newcomer in a real browser against the running site: equip and download; sign up and upload."""
+"""A newcomer in a real browser: looks around, equips, downloads, loads the model; on any screen."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,131 +9,170 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from django.conf import settings
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-from safetensors.torch import load, save_file
+from playwright.sync_api import Browser, Page, expect
+from safetensors.torch import load_file
 
-from tests.engine.models import foundation as make_state
-from tests.engine.models import tuned
+from tests.e2e import models
+from tests.e2e.conftest import opened, sign_in
+from tests.e2e.site import Site, wait_for
+from tests.e2e.visitor import Visitor, folder_files
 from tests.environment import clean_environment
-from tests.serving import free_port, serving, wait_until_healthy
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-CARD = "---\nbase_model: lab/tiny\nlicense: mit\n---\n# {title}\n"
-
-
-def folder_with(path: Path, state: dict[str, torch.Tensor], title: str) -> Path:
-    path.mkdir(parents=True)
-    save_file(state, path / "model.safetensors")
-    (path / "config.json").write_text("{}")
-    (path / "README.md").write_text(CARD.format(title=title))
-    return path
-
-
-def manage(data: Path, *arguments: object) -> None:
-    subprocess.run(
-        [sys.executable, "manage.py", *map(str, arguments)],
-        cwd=settings.BASE_DIR,
-        env=clean_environment(data),
-        check=True,
-        capture_output=True,
-    )
-
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    data, models = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("models")
-    port = free_port()
-    tiny = folder_with(models / "tiny", make_state(torch.float32), "Tiny")
-    law = folder_with(models / "law", tuned(make_state(torch.float32), 1), "Law")
-    with serving(data, port):
-        wait_until_healthy(port)
-        manage(data, "add_foundation", tiny, "--id", "lab/tiny")
-        manage(
-            data, "shell", "-c",
-            "from django.contrib.auth import get_user_model as g; g().objects.create_user('olive')",
-        )  # fmt: skip
-        manage(
-            data, "add_vector", law, "--id", "olive/law", "--foundation", "lab/tiny",
-            "--owner", "olive",
-        )  # fmt: skip
-        yield f"http://localhost:{port}", models
+def drafts(site: Site, folders: Path) -> Iterator[list[str]]:
+    """Pages of olive's drafts in three states: received, ready, refused."""
+    olive = Visitor(site, "olive")
+    lora = folder_files(folders / "olive/mood")
+    cut = {"README.md": b"# Cut", "model.safetensors": (64).to_bytes(8, "little") + b"{}"}
+    received, ready, refused = (olive.upload(files) for files in (lora, lora, cut))
+    olive.inspect(ready, models.FOUNDATION)
+    for page, sign in [(ready, "It fits"), (refused, "Refused"), (received, "Foundation found")]:
+        wait_for(lambda page=page: olive.get(page).text, lambda text, sign=sign: sign in text)
+    yield [received, ready, refused]
+    for page in (received, ready, refused):
+        assert olive.post(f"{page}/discard", form=page).goes_to == "/upload"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = next(
-        found
-        for name in ("chromium", "chromium-browser", "google-chrome")
-        if (found := shutil.which(name))
-    )
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield running
-        running.close()
+def unpack(archive: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(archive) as opened_archive:
+        opened_archive.extractall(folder)
+    (model,) = folder.iterdir()
+    return model
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(accept_downloads=True)
-    opened = context.new_page()
-    problems: list[str] = []
-    opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    yield opened
-    context.close()
-    assert problems == []
-
-
-def test_a_newcomer_equips_and_downloads(
-    site: tuple[str, Path], page: Page, tmp_path: Path
+def test_a_newcomer_equips_downloads_and_loads(
+    site: Site, page: Page, folders: Path, tmp_path: Path
 ) -> None:
-    address, _models = site
-    page.goto(address)
+    page.goto(site.address)
     page.get_by_role("navigation", name="Main").get_by_role("link", name="Vectors").click()
-    page.get_by_role("link", name="Law").first.click()
-    with page.expect_download() as waiting:
-        page.get_by_role("button", name="Equip & download").click()
-    waiting.value.save_as(tmp_path / "model.zip")
-    archive = zipfile.ZipFile(tmp_path / "model.zip")
-    weights = next(name for name in archive.namelist() if name.endswith(".safetensors"))
-    fine = tuned(make_state(torch.float32), 1)
-    assert all(value.equal(fine[name]) for name, value in load(archive.read(weights)).items())
-    expect(page.get_by_role("heading", name="Equipped model")).to_be_visible()
-
-
-def test_someone_signs_up_and_publishes(site: tuple[str, Path], page: Page, tmp_path: Path) -> None:
-    address, _models = site
-    mine = folder_with(tmp_path / "mine", tuned(make_state(torch.float32), 2), "Mine")
-    page.goto(f"{address}/upload")
-    page.get_by_role("link", name="sign up").or_(
-        page.get_by_role("link", name="Join")
-    ).first.click()
-    page.locator("input[name=username]").fill("nora")
-    page.locator("input[name=email]").fill("nora@example.org")
-    page.locator("input[name=password1]").fill("a long enough phrase")
-    page.locator("input[name=password2]").fill("a long enough phrase")
-    page.locator("main button[type=submit]").last.click()
-    page.wait_for_url(lambda url: "/accounts/" not in url)
-    page.goto(f"{address}/upload")
-    page.locator("#files").set_input_files([str(path) for path in mine.iterdir()])
-    page.get_by_role("button", name="Upload", exact=True).click()
-    page.get_by_role("button", name="Inspect it").click()
-    page.get_by_role("button", name="Publish").wait_for(timeout=60_000)
-    page.locator("input[name=name]").fill("mine")
-    page.get_by_role("button", name="Publish").click()
-    page.wait_for_url(f"{address}/nora/mine")
+    page.get_by_role("link", name="Mood").first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Mood")
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Equip & download").click()
     assert waiting.value.suggested_filename.endswith(".zip")
+    waiting.value.save_as(tmp_path / "model.zip")
+    expect(page.get_by_role("heading", name="Equipped model")).to_be_visible()
+
+    from transformers import AutoModel, AutoTokenizer
+
+    model_folder = unpack(tmp_path / "model.zip", tmp_path / "unpacked")
+    model = AutoModel.from_pretrained(model_folder)
+    assert len(AutoTokenizer.from_pretrained(model_folder)("a model learned")["input_ids"]) > 3
+    recipe = model_folder / "recipe.yaml"
+    command = [sys.executable, "-m", "merging", str(recipe), str(tmp_path / "local"), "--quiet"]
+    subprocess.run(
+        [*command, "--models", str(folders)],
+        cwd=settings.BASE_DIR,
+        env=clean_environment(tmp_path / "data"),
+        check=True,
+    )
+    name = "model.safetensors"
+    local = load_file(tmp_path / "local" / name)
+    assert (tmp_path / "local" / name).read_bytes() == (model_folder / name).read_bytes()
+    loaded = model.state_dict()
+    assert local.keys() <= loaded.keys()
+    assert all(value.equal(loaded[key]) for key, value in local.items())
+    before = load_file(folders / models.FOUNDATION / name)
+    changed = {key for key, value in local.items() if not value.equal(before[key])}
+    assert changed == {key for key in before if key.endswith(("query.weight", "value.weight"))}
 
 
-@pytest.mark.parametrize("path", ["/", "/vectors", "/foundations", "/lab/tiny", "/olive/law"])
-def test_nothing_scrolls_sideways_on_a_narrow_phone(
-    site: tuple[str, Path], page: Page, path: str
+def test_the_keyboard_is_enough(site: Site, page: Page) -> None:
+    page.goto(f"{site.address}/olive/mood")
+    focused = "document.activeElement?.innerText.trim() ?? ''"
+    page.keyboard.press("Tab")
+    assert page.evaluate(focused) == "Skip to content"
+    page.keyboard.press("Enter")
+    stops = []
+    for _press in range(60):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate(focused))
+        if stops[-1] == "Equip & download":
+            break
+    assert stops[-1] == "Equip & download", stops
+    shown = page.evaluate(
+        "(s => s.outlineStyle !== 'none' || s.boxShadow !== 'none')"
+        "(getComputedStyle(document.activeElement))"
+    )
+    assert shown, "the button does not show that it has the focus"
+    with page.expect_download() as waiting:
+        page.keyboard.press("Enter")
+    assert waiting.value.failure() is None
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_phone(
+    site: Site, browser: Browser, problems: list[str], drafts: list[str], scheme: str
 ) -> None:
-    page.set_viewport_size({"width": 320, "height": 640})
-    page.goto(site[0] + path)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    """No page scrolls sideways at 320 px, and each has the colours that the system asks for."""
+    with opened(
+        browser, problems, color_scheme=scheme, viewport={"width": 320, "height": 640}
+    ) as page:
+        recipe = sign_in(page, site, "olive").equip(("olive/mood", "0.75"), ("olive/law", "-0.25"))
+        wide, wrong = {}, {}
+        pages = ["/", "/vectors", "/vectors?form=lora&q=mood", "/vectors?q=nothing", "/foundations"]
+        pages += [f"/{models.FOUNDATION}", "/olive/mood", "/olive/law", "/olive", recipe]
+        for path in [*pages, "/upload", *drafts, "/accounts/email/"]:
+            answer = page.goto(site.address + path)
+            assert answer is not None
+            assert answer.status == 200, path
+            width = page.evaluate("document.documentElement.scrollWidth")
+            if width > 320:
+                wide[path] = width
+            colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            if (brightness(page, colour) < 0.5) != (scheme == "dark"):
+                wrong[path] = colour
+        assert (wide, wrong) == ({}, {})
+
+
+def brightness(page: Page, colour: str) -> float:
+    """Of a CSS colour in any notation, 0 to 1: painted, and the dot looked at."""
+    red, green, blue = page.evaluate(
+        """colour => {
+            const pen = new OffscreenCanvas(1, 1).getContext("2d");
+            pen.fillStyle = colour;
+            pen.fillRect(0, 0, 1, 1);
+            return [...pen.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+        }""",
+        colour,
+    )
+    return float(red + green + blue) / 765
+
+
+def test_the_theme_is_switched_and_kept(site: Site, page: Page) -> None:
+    page.emulate_media(color_scheme="light")
+    page.goto(site.address)
+    colour = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(colour)
+    page.get_by_role("button", name="Dark theme").click()
+    dark = page.evaluate(colour)
+    assert brightness(page, dark) < 0.5 < brightness(page, light)
+    page.get_by_role("navigation", name="Main").get_by_role("link", name="Vectors").click()
+    page.wait_for_url("**/vectors")
+    assert page.evaluate(colour) == dark
+    page.get_by_role("button", name="Light theme").click()
+    assert page.evaluate(colour) == light
+    page.reload()
+    assert page.evaluate(colour) == light
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("繁體中文", "zh-hant"), ("简体中文", "zh-hans")], ids=lambda value: value
+)
+def test_the_language_is_switched_and_kept(site: Site, page: Page, name: str, code: str) -> None:
+    page.goto(f"{site.address}/vectors?q=mood")
+    html = page.locator("html")
+    expect(html).to_have_attribute("lang", "en")
+    page.get_by_role("button", name=name).click()
+    expect(html).to_have_attribute("lang", code)
+    assert page.url == f"{site.address}/vectors?q=mood"
+    expect(page.get_by_role("button", name=name)).to_have_attribute("aria-current", "true")
+    page.goto(f"{site.address}/olive/mood")
+    expect(html).to_have_attribute("lang", code)
+    page.get_by_role("button", name="English").click()
+    expect(html).to_have_attribute("lang", "en")
+    expect(page.get_by_role("button", name="Equip & download")).to_be_visible()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from merging.engine.align import TermSource
 from merging.engine.recipe import make_recipe
 from merging.engine.run import Equipment, equip, stream
 from vectors.tensorfile.checkpoint import Checkpoint
+from vectors.tensorfile.lora import read_adapter
 
 State = dict[str, torch.Tensor]
 
@@ -86,3 +88,31 @@ def same(first: torch.Tensor, second: torch.Tensor) -> bool:
         .view(torch.uint8)
         .equal(second.contiguous().view(-1).view(torch.uint8))
     )
+
+
+def vector(state: Mapping[str, torch.Tensor], folder: Path, form: str = "full") -> TermSource:
+    """A term named after its folder: a ``full`` or ``delta`` checkpoint of ``state``."""
+    stem = "model" if form == "full" else form
+    return TermSource(folder.name, folder.name, form, save(state, folder, stem))
+
+
+def lora(state: Mapping[str, torch.Tensor], folder: Path, **config: object) -> TermSource:
+    """A LoRA term named after its folder; ``state`` holds A and B by their bare names."""
+    named = {f"base_model.model.{name}": value for name, value in state.items()}
+    adapter = read_adapter(config, save(named, folder, "adapter_model"))
+    return TermSource(folder.name, folder.name, "lora", adapter)
+
+
+def shards(
+    parts: list[State], folder: Path, metadata: Mapping[str, str] | None = None
+) -> Checkpoint:
+    """Write each of ``parts`` as a shard, with the index, and open the checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weight_map = {}
+    for number, part in enumerate(parts, start=1):
+        path = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+        save_file(part, folder / path, dict(metadata or {}))
+        weight_map |= dict.fromkeys(part, path)
+    index = json.dumps({"weight_map": weight_map})
+    (folder / "model.safetensors.index.json").write_text(index)
+    return Checkpoint.open_folder(folder)

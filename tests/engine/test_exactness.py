@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from decimal import Decimal
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -9,11 +12,21 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from merging.engine import block, run
 from merging.engine.align import TermSource
-from merging.engine.errors import MergeError, RecipeError
-from merging.engine.run import stream, write_model
-from tests.engine.models import foundation, put_on, same, save, tensors_of, tuned
+from merging.engine.recipe import Recipe, make_recipe
+from merging.engine.run import identity
+from tests.engine.models import (
+    State,
+    foundation,
+    lora,
+    put_on,
+    same,
+    save,
+    tensors_of,
+    tuned,
+    vector,
+)
+from vectors.tensorfile.checkpoint import Checkpoint
 from vectors.tensorfile.lora import read_adapter
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -89,95 +102,251 @@ def test_sums_follow_the_definition(tmp_path: Path, dtype: torch.dtype) -> None:
         assert same(result[name], (theta + total).to(dtype)), name
 
 
+# The same, for anything: hypothesis chooses dtypes, shapes, coefficients and mixtures.
+
+TORCH = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+NAMES = ["layers.0.weight", "layers.1.weight", "norm.bias"]
+Shapes = dict[str, tuple[str, tuple[int, ...]]]
+coefficients = st.decimals(-3, 3, places=3).map(str)
+nonzero = coefficients.filter(lambda text: float(text) != 0)
+matrices = st.tuples(st.integers(1, 5), st.integers(1, 9))
+layouts = st.fixed_dictionaries(
+    {
+        name: st.tuples(
+            st.sampled_from(sorted(TORCH)), matrices if "weight" in name else st.just((7,))
+        )
+        for name in NAMES
+    }
+)
+examples = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def random_state(layout: Shapes, seed: int, scale: float = 1.0) -> State:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (scale * torch.randn(shape, generator=generator)).to(TORCH[dtype])
+        for name, (dtype, shape) in layout.items()
+    }
+
+
+def all_same(found: State, wanted: State) -> bool:
+    return set(found) == set(wanted) and all(same(found[name], wanted[name]) for name in wanted)
+
+
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[run.Equipment, bytes]:
-    folder = tmp_path_factory.mktemp("mixed")
-    base = foundation(torch.bfloat16)
+def room(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Gives a new folder on each call, so that hypothesis' examples do not meet."""
+    numbers = count()
+    root = tmp_path_factory.mktemp("examples")
+    return lambda: root / str(next(numbers))
+
+
+@examples
+@given(layout=layouts, tuned_layout=layouts)
+def test_one_full_vector_at_one_is_the_fine_tune_of_any_dtype(
+    room: Callable[[], Path], layout: Shapes, tuned_layout: Shapes
+) -> None:
+    """Even where it has other dtypes than the foundation, and values no sum would give back."""
+    layout_of_tuned = {name: (tuned_layout[name][0], layout[name][1]) for name in layout}
+    folder = room()
+    base = save(random_state(layout, 0), folder / "base")
+    fine = random_state(layout_of_tuned, 1, scale=1e4)
+    equipment = put_on(base, base, [(vector(fine, folder / "a"), "1")])
+    assert all_same(tensors_of(equipment), fine)
+    assert equipment.source == equipment.report.collapsed_to == "a"
+
+
+@examples
+@given(layout=layouts, first=coefficients, form=st.sampled_from(["full", "delta"]))
+def test_what_cancels_leaves_the_target(
+    room: Callable[[], Path], layout: Shapes, first: str, form: str
+) -> None:
+    folder = room()
+    base, target = random_state(layout, 0), random_state(layout, 3)
+    opened, on = save(base, folder / "base"), save(target, folder / "t")
+    term = vector(random_state(layout, 1), folder / "a", form)
+    back = first.removeprefix("-") if first.startswith("-") else f"-{first}"
+    for terms in ([(term, first), (term, back)], [(term, "0")], []):
+        assert all_same(tensors_of(put_on(on, opened, terms, target_ref="t")), target)
+
+
+@examples
+@given(layout=layouts)
+def test_the_vector_of_the_target_taken_away_is_the_foundation(
+    room: Callable[[], Path], layout: Shapes
+) -> None:
+    folder = room()
+    base = random_state(layout, 0)
+    opened, term = save(base, folder / "base"), vector(random_state(layout, 1, 1e3), folder / "a")
+    assert isinstance(term.content, Checkpoint)
+    taken = put_on(term.content, opened, [(term, "-1")], target_ref="a")
+    assert all_same(tensors_of(taken), base)
+    exchanged = put_on(
+        term.content,
+        opened,
+        [(term, "-1"), (vector(random_state(layout, 2), folder / "b"), "1")],
+        target_ref="a",
+    )
+    assert all_same(tensors_of(exchanged), random_state(layout, 2))
+
+
+@st.composite
+def mixtures(draw: st.DrawFn) -> list[tuple[str, str]]:
+    """Forms and coefficients of one to four terms."""
+    forms = st.sampled_from(["full", "delta", "lora", "part", "lora of one"])
+    return draw(st.lists(st.tuples(forms, nonzero), min_size=1, max_size=4))
+
+
+@settings(examples, max_examples=60)
+@given(
+    layout=layouts,
+    mixture=mixtures(),
+    factor=st.sampled_from([1, 0.3, -2]),
+    normalize=st.booleans(),
+    on_itself=st.booleans(),
+)
+def test_any_mixture_is_the_plain_sum_in_torch(
+    room: Callable[[], Path],
+    layout: Shapes,
+    mixture: list[tuple[str, str]],
+    factor: float,
+    normalize: bool,
+    on_itself: bool,
+) -> None:
+    """target + λ · Σ wᵢ τᵢ (over Σ wᵢ): multiply, then add, in order, one rounding at the end.
+
+    Float32 for types of 16 bits, float64 for the others; the reference knows nothing of blocks.
+    """
+    weights = [float(coefficient) for _form, coefficient in mixture]
+    normalize = normalize and sum(Decimal(coefficient) for _form, coefficient in mixture) != 0
+    folder = room()
+    base = random_state(layout, 0)
+    target = base if on_itself else random_state(layout, 9)
     opened = save(base, folder / "base")
-    terms = [
-        (TermSource("a", "a", "full", save(tuned(base, 1), folder / "a")), "0.7"),
-        (TermSource("b", "b", "full", save(tuned(base, 2), folder / "b")), "0.4"),
-    ]
-    equipment = put_on(opened, opened, terms)
-    return equipment, b"".join(stream(equipment.model.files["model.safetensors"]))
+    on = opened if on_itself else save(target, folder / "target")
+    terms, effects = [], []
+    for number, (form, coefficient) in enumerate(mixture):
+        term, effect = any_term(form, layout, base, folder / f"{form} {number}", number)
+        terms.append((term, coefficient))
+        effects.append(effect)
+    equipment = put_on(
+        on,
+        opened,
+        terms,
+        target_ref="base" if on_itself else "target",
+        parameters={"lambda": factor, "normalize": normalize},
+    )
+    if equipment.report.collapsed_to:  # then no sum is computed: tested above
+        return
+    found = tensors_of(equipment)
+    for name, theta in target.items():
+        wide = torch.float32 if theta.dtype in (torch.float16, torch.bfloat16) else torch.float64
+        touched = [name in effect for effect in effects]
+        if not any(touched):
+            assert same(found[name], theta), name
+            continue
+        total = torch.zeros(theta.shape, dtype=wide)
+        for weight, effect in zip(weights, effects, strict=True):
+            if name in effect:
+                total = total + torch.tensor(weight, dtype=wide) * effect[name](wide)
+        if normalize:
+            total = total / torch.tensor(sum(weights), dtype=wide)
+        wanted = theta.to(wide) + torch.tensor(factor, dtype=wide) * total
+        assert same(found[name], wanted.to(theta.dtype)), name
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), elements=st.sampled_from([1, 7, 64, 65536]))
-def test_any_range_at_any_chunk_size_is_that_slice(
-    mixed: tuple[run.Equipment, bytes],
-    monkeypatch: pytest.MonkeyPatch,
-    data: st.DataObject,
-    elements: int,
-) -> None:
-    equipment, whole = mixed
-    file = equipment.model.files["model.safetensors"]
-    assert file.size == len(whole)
-    start = data.draw(st.integers(0, len(whole)))
-    stop = data.draw(st.integers(start, min(len(whole), start + 3000)))
-    monkeypatch.setattr("merging.engine.layout.BLOCK_ELEMENTS", elements)
-    assert b"".join(stream(file, start, stop)) == whole[start:stop]
+def any_term(
+    form: str, layout: Shapes, base: State, folder: Path, seed: int
+) -> tuple[TermSource, dict[str, Callable[[torch.dtype], torch.Tensor]]]:
+    """A term of ``form`` and, for each tensor that it touches, its τ in a given precision."""
+    state = random_state(layout, seed + 20)
+    if form in ("full", "part"):
+        names = NAMES[:1] if form == "part" else NAMES
+        state = {name: state[name] for name in names}
+        return vector(state, folder), {
+            name: lambda wide, name=name: state[name].to(wide) - base[name].to(wide)
+            for name in names
+        }
+    if form == "delta":
+        small = {name: (0.01 * state[name].double()).half() for name in NAMES[1:]}
+        return vector(small, folder, "delta"), {
+            name: lambda wide, name=name: small[name].to(wide) for name in small
+        }
+    rank = 3
+    names = NAMES[:1] if form == "lora of one" else NAMES[:2]
+    factors = {}
+    for name in names:
+        rows, columns = layout[name][1]
+        module = name.removesuffix(".weight")
+        factors[f"{module}.lora_A.weight"] = torch.randn(rank, columns).bfloat16()
+        factors[f"{module}.lora_B.weight"] = torch.randn(rows, rank).half()
+
+    def product(name: str, wide: torch.dtype) -> torch.Tensor:
+        module = name.removesuffix(".weight")
+        left = factors[f"{module}.lora_B.weight"].to(wide)
+        right = factors[f"{module}.lora_A.weight"].to(wide)
+        total = torch.zeros(layout[name][1], dtype=wide)
+        for k in range(rank):
+            total = total + left[:, k : k + 1] * right[k : k + 1]
+        return torch.tensor(5 / rank, dtype=wide) * total
+
+    return lora(factors, folder, r=rank, lora_alpha=5), {
+        name: lambda wide, name=name: product(name, wide) for name in names
+    }
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_a_written_model_is_the_streamed_one(
-    mixed: tuple[run.Equipment, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    threads: int,
-) -> None:
-    equipment, whole = mixed
-    monkeypatch.setattr(run, "TASK_BYTES", 5000)
-    write_model(equipment, tmp_path / "out", {"config.json": b"{}"}, threads=threads)
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == whole
-    assert block.BLOCK_ELEMENTS >= 1
-
-
-def test_a_used_folder_is_refused_and_kept(
-    mixed: tuple[run.Equipment, bytes], tmp_path: Path
-) -> None:
-    (tmp_path / "mine").write_text("keep me")
-    with pytest.raises(MergeError, match="not empty"):
-        write_model(mixed[0], tmp_path, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-
-
-def test_linear_is_the_weighted_mean(tmp_path: Path) -> None:
-    base = foundation(torch.float32)
-    first, second = tuned(base, 1), tuned(base, 2)
+def test_the_order_of_the_terms_is_kept(tmp_path: Path) -> None:
+    """10⁸ + 1 − 10⁸ in float32 is 0 in one order and 1 in the other."""
+    base = {"layers.0.weight": torch.zeros(1, 1).half()}
     opened = save(base, tmp_path / "base")
     terms = [
-        (TermSource("a", "a", "full", save(first, tmp_path / "a")), "3"),
-        (TermSource("b", "b", "full", save(second, tmp_path / "b")), "1"),
+        (vector({"layers.0.weight": torch.tensor([[value]])}, tmp_path / name, "delta"), "1")
+        for name, value in (("large", 1e8), ("small", 1.0), ("back", -1e8))
     ]
-    result = tensors_of(put_on(opened, opened, terms, method="linear"))
-    for name in ("layers.0.weight", "scale"):
-        mean = (3 * first[name].double() + second[name].double()) / 4
-        assert torch.equal(result[name], mean.float())
-    terms[1] = (terms[1][0], "-3")
-    with pytest.raises(RecipeError, match="sum to zero"):
-        put_on(opened, opened, terms, method="linear")
+    kept = tensors_of(put_on(opened, opened, terms))["layers.0.weight"]
+    turned = tensors_of(put_on(opened, opened, [terms[0], terms[2], terms[1]]))["layers.0.weight"]
+    assert (kept.item(), turned.item()) == (0.0, 1.0)
 
 
-def test_shapes_that_do_not_fit_name_the_tensor(tmp_path: Path) -> None:
+def test_an_output_dtype_rounds_once_and_collapses_nothing(tmp_path: Path) -> None:
+    """In float64 from a bfloat16 target; integers keep their type."""
     base = foundation(torch.float32)
-    other = tuned(base, 1) | {"layers.1.weight": torch.zeros(37, 54)}
-    opened = save(base, tmp_path / "base")
-    source = TermSource("a", "ann/other", "full", save(other, tmp_path / "a"))
-    with pytest.raises(MergeError, match=r"`layers.1.weight` is 37 × 54 in ann/other"):
-        put_on(opened, opened, [(source, "0.5")])
-
-
-def test_vocabulary_rows_are_merged_where_shared_and_kept_beyond(tmp_path: Path) -> None:
-    base = foundation(torch.float32)
-    longer = {**base, "embed.weight": torch.cat([base["embed.weight"], torch.ones(5, 16)])}
     fine = tuned(base, 1)
-    opened, target = save(base, tmp_path / "base"), save(longer, tmp_path / "t")
-    source = TermSource("a", "a", "full", save(fine, tmp_path / "a"))
-    equipment = put_on(target, opened, [(source, "0.5")], target_ref="t")
-    merged = tensors_of(equipment)["embed.weight"]
-    assert torch.equal(merged[40:], torch.ones(5, 16))
-    assert not torch.equal(merged[:40], base["embed.weight"])
-    assert equipment.report.shared_rows == [
-        {"term": "a", "tensor": "embed.weight", "rows": 40, "of": 45}
-    ]
+    opened = save(base, tmp_path / "base")
+    term = vector(fine, tmp_path / "a")
+    equipment = put_on(opened, opened, [(term, "1")], out_dtype="BF16")
+    assert equipment.report.collapsed_to is None
+    found = tensors_of(equipment)
+    for name, value in base.items():
+        if value.is_floating_point():
+            wide = value.double()
+            wanted = wide + (fine[name].double() - wide)
+            assert same(found[name], wanted.float().bfloat16()), name
+        else:
+            assert same(found[name], value)
+
+
+def test_nan_and_infinity_spread_no_further(tmp_path: Path) -> None:
+    base = {"layers.0.weight": torch.zeros(1, 5).bfloat16()}
+    broken = {"layers.0.weight": torch.tensor([[1, float("nan"), 2, float("inf"), 3]]).bfloat16()}
+    opened = save(base, tmp_path / "base")
+    found = tensors_of(put_on(opened, opened, [(vector(broken, tmp_path / "a"), "0.5")]))
+    values = found["layers.0.weight"][0]
+    assert values[[0, 2, 4]].tolist() == [0.5, 1.0, 1.5]
+    assert values[1].isnan()
+    assert values[3].isinf()
+
+
+def test_one_result_has_one_identity_per_file(tmp_path: Path) -> None:
+    def recipe(weight: str) -> Recipe:
+        return make_recipe(foundation="f", target="f", terms=[("a", weight)])
+
+    same_twice = {
+        identity(recipe("0.5"), "model.safetensors"),
+        identity(recipe("0.50"), "model.safetensors"),
+    }
+    others = {identity(recipe("0.6"), "model.safetensors"), identity(recipe("0.5"), "other")}
+    assert len(same_twice) == 1
+    assert len(same_twice | others) == 3

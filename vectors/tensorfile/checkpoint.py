@@ -81,15 +81,26 @@ class Checkpoint:
         """Open the checkpoint among ``files`` (repository path → bytes).
 
         ``stem`` is ``model``, ``delta`` or ``adapter_model``. With an index every shard must be
-        present and hold exactly the tensors the index gives it. Raises TensorFileError.
+        present and hold exactly the tensors the index gives it; other weight files are no part of
+        the checkpoint. Raises TensorFileError.
         """
         index_path = f"{stem}.safetensors.index.json"
+        single = f"{stem}.safetensors"
+        if index_path in files and single in files:
+            raise TensorFileError(
+                _(
+                    "There are both %(file)s and %(index)s: loaders disagree on which one counts. "
+                    "Remove the one you do not mean."
+                ),
+                file=single,
+                index=index_path,
+            )
         if index_path in files:
             weight_map = _read_index(files[index_path])
             shards = [_shard(path, files, index_path) for path in sorted(set(weight_map.values()))]
+            checkpoint = cls(shards)
             _check_index(weight_map, shards, index_path)
-            return cls(shards)
-        single = f"{stem}.safetensors"
+            return checkpoint
         if single in files:
             return cls([Shard(single, files[single], read_header(files[single]))])
         weights = [path for path in files if path.endswith(".safetensors")]
@@ -110,7 +121,7 @@ class Checkpoint:
     def open_folder(cls, folder: Path, stem: str = "model") -> Checkpoint:
         """Open the checkpoint in a local ``folder``."""
         files: dict[str, ByteSource] = {
-            path.name: FileSource(path)
+            path.name: FileSource(path, f"{folder.name}/{path.name}")
             for path in sorted(folder.iterdir())
             if path.name.endswith((".safetensors", ".safetensors.index.json"))
         }

@@ -12,7 +12,7 @@ FULL, DELTA, LORA = "full", "delta", "lora"
 STEMS = {FULL: "model", DELTA: "delta", LORA: "adapter_model"}
 
 _PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|joblib|npz|msgpack|h5|onnx|gguf)", re.I)
-_PATH = re.compile(r"[^\x00-\x1f\\:*?\"<>|]{1,400}")
+_PATH = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff\\:*?\"<>|]{1,400}")
 _MAX_DEPTH = 6
 
 
@@ -31,7 +31,9 @@ def check_path(path: str) -> str:
         )
         or str(pure) != path
     ):
-        raise TensorFileError(_("`%(path)s` is not a usable file name."), path=path[:120])
+        raise TensorFileError(
+            _("`%(path)s` is not a usable file name."), path=repr(path[:120])[1:-1]
+        )
     return path
 
 

@@ -25,8 +25,11 @@ MAX_METADATA_BYTES = 2**20
 MAX_RANK = 8
 # Data of the files we write starts at a page, so tensors and storage parts align.
 DATA_ALIGNMENT = 4096
+_MAX_EXTENT = 2**63 - 1
 
+_PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _NAME = re.compile(r"[A-Za-z0-9_.\-/:+@ ]{1,512}")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can spell it, UTF-8 cannot
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ def read_header(source: ByteSource) -> Header:
     if source.size < 10:
         fail(_("%(file)s is not a safetensors file: it has only %(size)d bytes."), size=source.size)
     (length,) = struct.unpack("<Q", read_bytes(source, 0, 8))
-    if read_bytes(source, 0, 2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    # The length of a proper header may happen to begin like a pickle: 640 is 80 02.
+    if read_bytes(source, 0, 2) in _PICKLES and read_bytes(source, 8, 9) != b"{":
         fail(
             _(
                 "%(file)s is a pickle, not a safetensors file. A pickle can run code, so it is "
@@ -176,13 +180,21 @@ def _parse_json(raw: bytes, fail: _Failure) -> dict[str, Any]:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
         if len(found) != len(items):
-            names = [name for name, _value in items]
-            twice = next(name for name in names if names.count(name) > 1)
-            fail(_("%(file)s: the key `%(tensor)s` appears twice in the header."), tensor=twice)
+            seen: set[str] = set()
+            for name, _value in items:
+                if name in seen:
+                    fail(
+                        _("%(file)s: the key `%(tensor)s` appears twice in the header."),
+                        tensor=_shown(name),
+                    )
+                seen.add(name)
         return found
 
     def no_float(token: str) -> NoReturn:
-        fail(_("%(file)s: the header contains %(token)s where an integer belongs."), token=token)
+        fail(
+            _("%(file)s: the header contains %(token)s where an integer belongs."),
+            token=_shown(token),
+        )
 
     try:
         document = json.loads(
@@ -205,12 +217,14 @@ def _check_metadata(metadata: Any, fail: _Failure) -> dict[str, str]:
         fail(_("%(file)s: `__metadata__` must map text to text."))
     if sum(len(key) + len(value) for key, value in metadata.items()) > MAX_METADATA_BYTES:
         fail(_("%(file)s: `__metadata__` is larger than 1 MiB."))
+    if any(_SURROGATE.search(text) for pair in metadata.items() for text in pair):
+        fail(_("%(file)s: `__metadata__` contains a character that is not text."))
     return metadata
 
 
 def _check_entry(name: str, value: Any, data_start: int, fail: _Failure) -> TensorEntry:
     if not _NAME.fullmatch(name) or ".." in name.split("/"):
-        fail(_("%(file)s: `%(tensor)s` is not a usable tensor name."), tensor=name[:80])
+        fail(_("%(file)s: `%(tensor)s` is not a usable tensor name."), tensor=_shown(name))
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         fail(_("%(file)s: `%(tensor)s` needs exactly dtype, shape and data_offsets."), tensor=name)
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
@@ -218,7 +232,7 @@ def _check_entry(name: str, value: Any, data_start: int, fail: _Failure) -> Tens
         fail(
             _("%(file)s: `%(tensor)s` has the dtype %(dtype)s, which is not supported."),
             tensor=name,
-            dtype=str(dtype)[:40],
+            dtype=_shown(str(dtype)),
         )
     if not _are_naturals(shape) or len(shape) > MAX_RANK:
         fail(_("%(file)s: the shape of `%(tensor)s` is not valid."), tensor=name)
@@ -240,4 +254,11 @@ def _check_entry(name: str, value: Any, data_start: int, fail: _Failure) -> Tens
 
 
 def _are_naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    return isinstance(value, list) and all(
+        type(item) is int and 0 <= item <= _MAX_EXTENT for item in value
+    )
+
+
+def _shown(text: str) -> str:
+    """``text`` as a sentence can carry it: short, printable, encodable."""
+    return repr(text[:80])[1:-1]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .checkpoint import Checkpoint, Tensor
+from .dtypes import DTYPES
 from .errors import TensorFileError, _
 
 PREFIX = "base_model.model."
@@ -29,8 +30,14 @@ _NOT_ADDITIVE = {
     "trainable_token_indices": "trainable token indices",
     "alora_invocation_tokens": "activated LoRA",
     "megatron_config": "Megatron LoRA",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+    "use_bdlora": "BD-LoRA",
+    "arrow_config": "Arrow routing",
+    "target_parameters": "LoRA on bare parameters",
 }
-_CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda")
+_MAX_ALPHA = 2.0**64  # far beyond any; keeps the scale finite in float32
+_CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ def read_adapter(config: Mapping[str, Any], checkpoint: Checkpoint) -> Adapter:
     """
     check_additive(config)
     pairs: dict[str, dict[str, Tensor]] = {}
+    whole: dict[str, Tensor] = {}
     adapter = Adapter()
     for key, tensor in checkpoint.tensors.items():
         name = key.removeprefix(PREFIX)
@@ -81,19 +89,36 @@ def read_adapter(config: Mapping[str, Any], checkpoint: Checkpoint) -> Adapter:
             )
         found = _LORA_KEY.fullmatch(name)
         if found:
-            kind = found["kind"]
-            pairs.setdefault(found["module"], {})[kind] = tensor
+            pair = pairs.setdefault(found["module"], {})
+            if found["kind"] in pair:
+                raise _twice(key)
+            pair[found["kind"]] = tensor
         elif "lora_" in name:
             raise TensorFileError(
                 _("`%(tensor)s` is of a LoRA kind that is not supported."), tensor=key
             )
         else:
-            adapter.replaced[name.replace(".modules_to_save.", ".")] = tensor
-    if not pairs and not adapter.replaced:
-        raise TensorFileError(_("The adapter holds no LoRA matrices."))
+            whole[key] = tensor
     for module, pair in pairs.items():
         adapter.low_rank[f"{module}.weight"] = _low_rank(module, pair, config)
+    for key, tensor in whole.items():
+        name = key.removeprefix(PREFIX).replace(".modules_to_save.", ".")
+        bare = name.replace(".base_layer.", ".")  # the bias of an adapted layer is filed below it
+        # An adapted embedding comes with a copy of its frozen base, which is no part of τ: it
+        # keeps its odd name, so the alignment reports it as left out.
+        name = name if bare in adapter.low_rank and bare != name else bare
+        if name in adapter.low_rank or name in adapter.replaced:
+            raise _twice(key)
+        adapter.replaced[name] = tensor
+    if not adapter.low_rank and not adapter.replaced:
+        raise TensorFileError(_("The adapter holds no LoRA matrices."))
     return adapter
+
+
+def _twice(key: str) -> TensorFileError:
+    return TensorFileError(
+        _("The adapter says twice what `%(tensor)s` is: save it again with peft."), tensor=key
+    )
 
 
 def check_additive(config: Mapping[str, Any]) -> None:
@@ -133,8 +158,13 @@ def scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
 
     ``rank`` is the rank found in the file; the config must agree with it.
     """
-    expected = _pattern_value(config.get("rank_pattern"), module, config.get("r"))
-    if expected is not None and int(expected) != rank:
+    expected = _pattern_value(config, "rank_pattern", module, config.get("r"))
+    if expected is not None and type(expected) is not int:
+        raise TensorFileError(
+            _("The rank of `%(module)s` in adapter_config.json is not a whole number."),
+            module=module,
+        )
+    if expected is not None and expected != rank:
         raise TensorFileError(
             _(
                 "`%(module)s` has rank %(rank)d in the file and %(expected)d in "
@@ -142,17 +172,20 @@ def scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
             ),
             module=module,
             rank=rank,
-            expected=int(expected),
+            expected=expected,
         )
-    alpha = _pattern_value(config.get("alpha_pattern"), module, config.get("lora_alpha"))
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+    alpha = _pattern_value(config, "alpha_pattern", module, config.get("lora_alpha"))
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) < _MAX_ALPHA:
         raise TensorFileError(_("adapter_config.json says no lora_alpha."))
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _pattern_value(patterns: Any, module: str, default: Any) -> Any:
+def _pattern_value(config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
     # The same match as peft.utils.other.get_pattern_key: a whole-name suffix or regular expression.
-    for pattern, value in (patterns or {}).items():
+    patterns = config.get(key) or {}
+    if not isinstance(patterns, Mapping):
+        raise TensorFileError(_("`%(key)s` of adapter_config.json is not a mapping."), key=key)
+    for pattern, value in patterns.items():
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value
@@ -171,10 +204,18 @@ def _low_rank(module: str, pair: dict[str, Tensor], config: Mapping[str, Any]) -
         raise TensorFileError(
             _("The LoRA of `%(module)s` needs one A and one B matrix."), module=module
         )
+    for tensor in (a, b):
+        if not DTYPES[tensor.dtype].mergeable:
+            raise TensorFileError(
+                _("`%(tensor)s` is %(dtype)s: the matrices of a LoRA must be floating point."),
+                tensor=tensor.name,
+                dtype=tensor.dtype,
+            )
     if (
         len(a.shape) < 2
         or len(b.shape) < 2
         or a.shape[0] != b.shape[1]
+        or a.shape[0] == 0
         or math.prod(b.shape[2:]) != 1
     ):
         raise TensorFileError(

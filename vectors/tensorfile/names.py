@@ -29,7 +29,8 @@ def match_names(source: Iterable[str], wanted: Iterable[str]) -> tuple[dict[str,
             found = {n: prefix[1:] + n for n in names if prefix[1:] + n in targets}
         else:
             bare = {n: n.removeprefix(prefix[1:]) for n in names}
-            found = {n: b for n, b in bare.items() if b in targets}
+            # Where `bert.a` and `a` both exist, `a` is itself and `bert.a` stays unmatched.
+            found = {n: b for n, b in bare.items() if b in targets and (n == b or b not in bare)}
         if len(found) > len(best[0]):
             best = (found, prefix)
     return best
@@ -37,8 +38,9 @@ def match_names(source: Iterable[str], wanted: Iterable[str]) -> tuple[dict[str,
 
 def _candidate_prefixes(names: Sequence[str], targets: set[str]) -> list[str]:
     candidates: dict[str, None] = {}
+    ordered = sorted(targets)
     for name in names[:64]:
-        for target in sorted(targets):
+        for target in ordered:
             if target.endswith("." + name):
                 candidates["+" + target[: -len(name)]] = None
             elif name.endswith("." + target):

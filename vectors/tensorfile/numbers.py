@@ -35,11 +35,11 @@ def widen(raw: np.ndarray, dtype: str, out: np.ndarray) -> np.ndarray:
         if out.dtype == np.float32:
             _widen_bf16(stored, out.view(np.uint32))
         else:
-            out[:] = _as_float32_bf16(stored)
+            _cast(_as_float32_bf16(stored), out)
     elif dtype in _TORCH_NAMES:
         out[:] = _eight_bit_table(dtype)[stored]
     else:
-        out[:] = stored
+        _cast(stored, out)
     return out
 
 
@@ -57,9 +57,14 @@ def narrow(values: np.ndarray, dtype: str, raw: np.ndarray) -> np.ndarray:
         target = getattr(torch, _TORCH_NAMES[dtype])
         stored[:] = torch.from_numpy(values).to(target).view(torch.uint8).numpy()
     else:
-        with np.errstate(over="ignore"):
-            stored[:] = values
+        _cast(values, stored)
     return raw
+
+
+def _cast(values: np.ndarray, out: np.ndarray) -> None:
+    # Infinity on overflow and a quiet NaN for a signalling one are the rule, not worth a warning.
+    with np.errstate(over="ignore", invalid="ignore"):
+        out[:] = values
 
 
 _tables: dict[str, np.ndarray] = {}

@@ -25,6 +25,8 @@ class FileSource:
     """A local file read by position. Never mapped: a file cut by somebody else must be an error
     of ours, not a signal that kills the process."""
 
+    _fd = -1  # what is not open needs no closing
+
     def __init__(self, path: Path, name: str | None = None) -> None:
         self.name = name or path.name
         try:

@@ -36,12 +36,12 @@ _stop = threading.Event()
 
 
 def sweep_once() -> None:
-    """Beat and sweep; an error is logged, and the next round tries again."""
+    """Beat, sweep, drop expired uploads; an error is logged, and the next round tries again."""
     from django.db import connections
 
-    from vectors import leases
+    from vectors import leases, uploads
 
-    for step in (leases.beat, leases.sweep_all):
+    for step in (leases.beat, leases.sweep_all, uploads.expire_uploads):
         try:
             step()
         except Exception:

@@ -323,6 +323,7 @@ SERVESTATIC_AUTOREFRESH = DEBUG
 SERVESTATIC_ALLOW_ALL_ORIGINS = False
 
 # A request's body is spooled here: beside the blobs, so that taking it over is a rename.
+DATA_UPLOAD_MAX_NUMBER_FILES = 400  # of the upload form; vectors.announced has the same limit
 FILE_UPLOAD_TEMP_DIR = str(folder(ARMORY_DATA / "tmp", "ARMORY_DATA"))
 
 # --- Celery: it rings the bell, the database row is the truth of a job -------------------------

@@ -119,7 +119,8 @@ class Command(BaseCommand):
                 foundations[name] = importing.add_foundation(
                     folder_of(entry), repo_id=name, card=card_of(entry)
                 )
-            for entry in catalogue["vectors"]:
+            # The shelves show the newest first, and the catalogue is in showing order.
+            for entry in reversed(catalogue["vectors"]):
                 name = entry["id"]
                 importing.add_vector(
                     folder_of(entry),

@@ -57,7 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _run(options)
     except Problem as problem:
-        print(f"error: {textwrap.fill(str(problem), 100)}", file=sys.stderr)
+        # Paths stay whole, so that they can be copied.
+        text = textwrap.fill(str(problem), 100, break_on_hyphens=False, break_long_words=False)
+        print(f"error: {text}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; nothing was left behind", file=sys.stderr)

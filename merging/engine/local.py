@@ -127,7 +127,9 @@ def _term(
     if form == LORA:
         config = read_json(FileSource(path / "adapter_config.json"))
         content = read_adapter(config, open_folder(path, STEMS[form]))
-    return TermSource(str(path), entry.lora or entry.model, form, content)
+    # One folder can hold a model and an adapter: these are two things, so two references.
+    ref = str(path) if form == FULL else f"{path}+{form}"
+    return TermSource(ref, entry.lora or entry.model, form, content)
 
 
 def _weight_files(folder: Path) -> list[str]:

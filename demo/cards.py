@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ import yaml
 from demo.about import ABOUT
 from demo.evaluate import read_probes
 
+# Held-out items that are fair to measure on but would make a poor shop window.
+GRIM = re.compile(
+    r"death|dead|die[ds]?\b|murder|collision|viscera|leg is|Abacha|Dear Sir|sore\b|disease|itis\b"
+    r"|strange women|war\b|\bex said|drunk|damn|hell\b|crap|hate|https?|<number>|Not Surprised",
+    re.IGNORECASE,
+)
 FORMS = {"lora": "rank-8 LoRA adapter", "full": "full checkpoint", "delta": "difference of tensors"}
 
 
@@ -52,7 +59,11 @@ def examples(probes: Path, before: list[str], after: list[str], count: int = 3) 
     """
     head, items = read_probes(probes)
     images = head["kind"] == "image-classification"
-    right = [i for i, item in enumerate(items) if after[i] == item["expected"]]
+    right = [
+        i
+        for i, item in enumerate(items)
+        if after[i] == item["expected"] and (images or not GRIM.search(item["input"]))
+    ]
     right.sort(key=lambda i: (before[i] == after[i], not images and len(items[i]["input"]) > 140))
     chosen: list[dict] = []
     labels: list[str] = []
@@ -106,7 +117,8 @@ def card(
     }  # fmt: skip
     if not about.language:
         del front["language"]
-    learned = about.learned.format(**head["labels"]) if not images else about.learned
+    spoken = {label: str(text).rstrip(".") for label, text in head["labels"].items()}
+    learned = about.learned if images else about.learned.format(**spoken)
     if images:
         how = (
             f"{task.steps} steps of 64 images, AdamW; the head stays frozen and the loss sees the "
@@ -115,8 +127,8 @@ def card(
     else:
         how = (
             "Rank-8 LoRA on the linear layers of encoder layers 3, 4 and 5, "
-            f"{task.steps} steps of 32 texts, AdamW. A class is the foundation's own embedding of a "
-            "short description, frozen, as in zero-shot classification; so there is no head to "
+            f"{task.steps} steps of 32 texts, AdamW. A class is the foundation's own embedding of "
+            "a short description, frozen, as in zero-shot classification; so there is no head to "
             "merge, and labels can be read off by cosine."
         )
     coefficient = (

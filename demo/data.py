@@ -1,7 +1,7 @@
 """Readers: each data package becomes labelled texts, cleaned and split so that nothing leaks.
 
-An item is `(text, label, group)`. Items of one group (one mail thread, one Debian source package, one
-speech…) never land on both sides of a split.
+An item is `(text, label, group)`. Items of one group (one mail thread, one Debian source package,
+one speech…) never land on both sides of a split.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cache
+from itertools import pairwise
 
 from demo import fetch
 
@@ -29,7 +30,8 @@ LENGTH = 240  # characters; texts are cut at a word boundary before this
 COARSE = re.compile(
     r"(fuck|shit|bitch|nigg|whore|slut|cunt|porn|sex|xxx|penis|dick|cock|tits|nude|naked|viagra"
     r"|rape|orgas|erotic|hooker|bastard|asshole|\bass\b|faggot|\bfag|retard|horny|escort|suicid"
-    r"|kill|terroris|genocid|nazi|virgin|harlot|fornicat|whoredom|bosom|breasts?|gay|jew|muslim|slave)",
+    r"|kill|terroris|genocid|nazi|virgin|harlot|fornicat|whoredom|bosom|breasts?|gay|jew"
+    r"|muslim|slave)",
     re.IGNORECASE,
 )
 
@@ -87,7 +89,7 @@ def split(
 
 
 def ratings(file: str) -> list[Item]:
-    """VADER ground truth: mean human rating −4…4 of a sentence; the undecided middle is left out."""
+    """VADER ground truth: mean human rating −4…4 of a sentence, without the undecided middle."""
     root = fetch.pip_source(sys.executable, "vaderSentiment", "3.3.2")
     inner = root / "hutto"
     if not inner.exists():
@@ -183,7 +185,7 @@ def _bible() -> str:
         subprocess.run(
             ["gzip", "-dc"], input=b"\x1f\x9d\x90" + data[a:b], capture_output=True
         ).stdout
-        for a, b in zip(offsets, offsets[1:], strict=False)
+        for a, b in pairwise(offsets)
     ]
     return b"".join(windows).decode("latin-1")
 

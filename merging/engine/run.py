@@ -10,16 +10,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vectors.tensorfile.checkpoint import Checkpoint
 
 from .align import Report, TermSource, align
 from .block import Workspace
+from .compute import Combination, Results, collapsed
 from .errors import MergeError, _
 from .kernels import KERNEL
-from .layout import Combination, VirtualFile, VirtualModel, copy_plan, lay_out
+from .layout import VirtualFile, VirtualModel, copy_plan, lay_out
 from .methods import get_method
 from .recipe import Recipe, collapse
+
+if TYPE_CHECKING:
+    from .vocabulary import Vocabulary
 
 PIECE_BYTES = 2**20
 TASK_BYTES = 8 * 2**20
@@ -45,25 +50,39 @@ def equip(
     target: Checkpoint,
     foundation: Checkpoint,
     terms: Sequence[TermSource],
+    extras: Mapping[str, TermSource] | None = None,
+    target_tokens: Callable[[], Vocabulary] | None = None,
+    foundation_tokens: Callable[[], Vocabulary] | None = None,
+    device: str = "cpu",
+    results: Results | None = None,
 ) -> Equipment:
     """Align and lay out ``recipe``. Reads headers only. Raises MergeError, RecipeError.
 
-    ``terms`` are the sources of ``recipe.terms``, in the same order.
+    ``terms`` are the sources of ``recipe.terms``, in the same order; ``extras`` those of
+    ``recipe.extra_sources``. ``results`` keeps what whole-tensor methods compute.
     """
     by_ref = {term.ref: term for term in terms}
     whole = {term.ref for term in terms if term.form == "full"}
     single = collapse(recipe, whole)
     method = get_method(recipe.method)
-    values = method.check_parameters(recipe.parameters)
-    combination = Combination(method, [float(term.coefficient) for term in recipe.terms], values)
+    ordered = [by_ref[term.ref] for term in recipe.terms]
+    combination = Combination(
+        method, recipe, [term.label for term in ordered], device=device, results=results
+    )
     planned, report = align(
         target,
         foundation,
-        [by_ref[term.ref] for term in recipe.terms],
+        ordered,
         operates_on=method.operates_on,
         out_dtype=recipe.out_dtype,
+        rules=recipe.rules,
+        extras=extras,
+        foundation_ref=recipe.foundation,
+        target_tokens=target_tokens,
+        foundation_tokens=foundation_tokens,
     )
     if single is None:
+        planned = [collapsed(method, recipe, tensor, whole) for tensor in planned]
         return Equipment(recipe, lay_out(planned, target, combination), report, recipe.target)
     checkpoint = _checkpoint_of(single, recipe, target, foundation, by_ref)
     report.collapsed_to = single

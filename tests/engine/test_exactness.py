@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from merging.engine.align import TermSource
+from merging.engine.errors import MergeError
 from merging.engine.recipe import Recipe, make_recipe
 from merging.engine.run import identity
 from tests.engine.models import (
@@ -328,15 +329,30 @@ def test_an_output_dtype_rounds_once_and_collapses_nothing(tmp_path: Path) -> No
             assert same(found[name], value)
 
 
-def test_nan_and_infinity_spread_no_further(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
+def test_a_broken_number_is_an_error_that_names_model_and_tensor(
+    tmp_path: Path, value: float, word: str
+) -> None:
+    """The peer writes the model and exits with 0."""
     base = {"layers.0.weight": torch.zeros(1, 5).bfloat16()}
-    broken = {"layers.0.weight": torch.tensor([[1, float("nan"), 2, float("inf"), 3]]).bfloat16()}
+    broken = {"layers.0.weight": torch.tensor([[1, 2, value, 4, 5]]).bfloat16()}
     opened = save(base, tmp_path / "base")
-    found = tensors_of(put_on(opened, opened, [(vector(broken, tmp_path / "a"), "0.5")]))
-    values = found["layers.0.weight"][0]
-    assert values[[0, 2, 4]].tolist() == [0.5, 1.0, 1.5]
-    assert values[1].isnan()
-    assert values[3].isinf()
+    equipment = put_on(opened, opened, [(vector(broken, tmp_path / "ann"), "0.5")])
+    with pytest.raises(MergeError, match=rf"`layers.0.weight` of ann holds {word} \(element 2\)"):
+        tensors_of(equipment)
+
+
+def test_numbers_too_large_for_the_type_are_an_error(tmp_path: Path) -> None:
+    base = {"layers.0.weight": torch.full((1, 5), 60000.0).half()}
+    tuned = {"layers.0.weight": torch.full((1, 5), 64000.0).half()}
+    opened = save(base, tmp_path / "base")
+    fits = tensors_of(put_on(opened, opened, [(vector(tuned, tmp_path / "a"), "1.25")]))
+    assert fits["layers.0.weight"].tolist() == [[64992.0] * 5]
+    equipment = put_on(opened, opened, [(vector(tuned, tmp_path / "b"), "2")])
+    with pytest.raises(MergeError, match="`layers.0.weight` does not fit into F16"):
+        tensors_of(equipment)
+    wide = put_on(opened, opened, [(vector(tuned, tmp_path / "c"), "2")], out_dtype="F32")
+    assert tensors_of(wide)["layers.0.weight"].tolist() == [[68000.0] * 5]
 
 
 def test_one_result_has_one_identity_per_file(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_what_is_not_understood_is_named(changes: dict[str, Any], named: str) ->
     assert named in refusal(**changes)
 
 
-@pytest.mark.parametrize("name", ["density", "int8_mask", "epsilon", "weight", "t", "rescale"])
+@pytest.mark.parametrize("name", ["density", "epsilon", "weight", "t", "rescale"])
 def test_parameters_of_other_methods_are_named(name: str) -> None:
     """The peer ignores them, and writes another model than was asked for."""
     document = read(parameters={name: 0.5})

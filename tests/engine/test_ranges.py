@@ -161,7 +161,7 @@ def test_one_workspace_serves_ranges_in_any_order(
 def test_a_range_reads_no_more_than_it_needs(equipment: Equipment) -> None:
     """The last bytes of a file are computed without touching the tensors before them."""
     path, file = sorted(equipment.model.files.items())[1]
-    last = file.tensors[-1].target.source
+    last = file.tensors[-1].source.source
     read: list[int] = []
 
     class Watched(MemorySource):
@@ -174,12 +174,12 @@ def test_a_range_reads_no_more_than_it_needs(equipment: Equipment) -> None:
 
     header = read_header(last)
     for planned in file.tensors:
-        object.__setattr__(planned.target, "source", Watched())
+        object.__setattr__(planned.source, "source", Watched())
     try:
         list(file.read(file.size - 4, file.size))
     finally:
         for planned in file.tensors:
-            object.__setattr__(planned.target, "source", last)
+            object.__setattr__(planned.source, "source", last)
     assert read, path
     assert min(read) >= header.tensors[-1].start
 

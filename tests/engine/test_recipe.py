@@ -156,8 +156,10 @@ def test_too_many_terms_are_refused() -> None:
 
 
 def test_unknown_methods_and_parameters_are_named() -> None:
-    with pytest.raises(RecipeError, match=r"no method called ties\. Known methods: linear, task"):
-        recipe(method="ties")
+    with pytest.raises(
+        RecipeError, match=r"no method called tiez\. Known methods: .*linear, .*task"
+    ):
+        recipe(method="tiez")
     with pytest.raises(RecipeError, match=r"no parameter `densty`\. It takes: lambda, normalize"):
         recipe(parameters={"densty": 0.5})
 

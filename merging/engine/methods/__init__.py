@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from merging.engine.errors import RecipeError, _
 
-from .base import Method, Parameter, Value
+from .base import Arguments, Method, Parameter, Value
 from .linear import LINEAR
 from .task_arithmetic import TASK_ARITHMETIC
 
-__all__ = ["METHODS", "Method", "Parameter", "Value", "get_method"]
+__all__ = ["METHODS", "Arguments", "Method", "Parameter", "Value", "get_method"]
 
 METHODS: dict[str, Method] = {method.name: method for method in (TASK_ARITHMETIC, LINEAR)}
 

@@ -1,10 +1,18 @@
-"""What a merge method declares: its parameters, once, and one function on blocks of numbers.
+"""What a merge method declares: its parameters, once, and functions on blocks of numbers.
 
 The command's flags, the form, the API schema and the documentation derive from the declaration.
+A method comes in one of three shapes:
+
+- *elementwise*: ``combine`` alone. Any byte range can be computed by itself.
+- *with statistics*: ``prepare`` reads the whole tensor once, in fixed segments and in order, and
+  returns a few numbers (norms, thresholds); ``combine`` is elementwise given them.
+- *whole tensor*: ``whole`` returns the merged update of a matrix at once (SVD and the like);
+  ``combine`` serves the tensors it does not apply to (1-D tensors, vocabulary matrices).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,23 +21,32 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from merging.engine.errors import RecipeError, _
+from merging.engine.settings import Value, read_setting
 
 if TYPE_CHECKING:
     from merging.engine.block import Block
+    from merging.engine.whole import Whole
 
-Value = float | bool
+__all__ = ["Arguments", "Method", "Parameter", "Value", "normalized"]
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a method, for the whole recipe. ``name`` is mergekit's where it has one."""
+    """One parameter of a method. ``name`` is mergekit's where it has one.
+
+    ``scope`` says whether each term may have its own value (and the recipe one for all), or only
+    the recipe as a whole. ``ignored`` parameters are accepted because recipes carry them, and
+    change nothing: ``help`` says why.
+    """
 
     name: str
-    type: type[float] | type[bool]
-    default: Value
+    type: type[float] | type[bool] | type[int]
+    default: Value | None
     help: str
     minimum: float | None = None
     maximum: float | None = None
+    scope: Literal["recipe", "term"] = "recipe"
+    ignored: bool = False
 
     def check(self, value: Any) -> Value:
         """Return ``value`` as this parameter's type, or raise RecipeError."""
@@ -39,6 +56,8 @@ class Parameter:
             raise RecipeError(_("`%(name)s` is true or false."), name=self.name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise RecipeError(_("`%(name)s` is a number."), name=self.name)
+        if self.type is int and math.isfinite(value) and value != int(value):
+            raise RecipeError(_("`%(name)s` is a whole number."), name=self.name)
         low = -np.inf if self.minimum is None else self.minimum
         high = np.inf if self.maximum is None else self.maximum
         if not low <= value <= high:
@@ -51,16 +70,45 @@ class Parameter:
             )
         return float(value)
 
+    def read(self, raw: Any) -> Any:
+        """``raw`` as a setting (value, gradient or filters) of this parameter."""
+        return read_setting(raw, self.check, self.name, self.default)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a method is called with for one tensor: everything evaluated for its name and layer.
+
+    ``weights[k]``, ``terms[k]`` and ``keys[k]`` belong to term ``k`` of the recipe: its weight (a
+    double), its own parameters, and the name that addresses its random numbers. ``values`` are
+    the parameters of the recipe; ``state`` is what ``prepare`` returned.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    weights: tuple[float, ...]
+    values: Mapping[str, Any]
+    terms: tuple[Mapping[str, Any], ...] = ()
+    keys: tuple[str, ...] = ()
+    seed: int = 0
+    device: str = "cpu"
+    state: Any = None
+
 
 @dataclass(frozen=True)
 class Method:
     """A merge method.
 
-    ``combine(block, weights, values)`` returns the merged numbers of one block (1-D, in the
-    block's compute dtype); it must be elementwise, so that any byte range can be computed alone.
-    ``weights`` maps the coefficients to what each term is multiplied with, exactly; with it the
-    engine can see when a sum is one of its parts. ``operates_on`` says what a term stands for:
-    its delta τᵢ, or the model θ + τᵢ.
+    ``operates_on`` says what a term stands for: its delta τᵢ, or the model θ + τᵢ.
+    ``combine(block, arguments)`` returns one block (1-D, in the block's compute dtype): for
+    "deltas" the merged update, which the engine multiplies with the parameter ``lambda`` (if the
+    method has one) and adds to the target; for "models" the merged numbers themselves. Given
+    ``arguments.state`` it must be elementwise, so that any byte range can be computed alone.
+    ``fused(block, arguments, out)`` may write the finished bytes of the same block to ``out``
+    (uint8) and say so by True; it must be the same operations in the same order.
+    ``linear_weights`` maps the coefficients to what each term is multiplied with, exactly, where
+    the result is such a sum; with it the engine can see when a sum is one of its parts.
+    ``weighted`` methods take a coefficient for each term; the others find it themselves.
     """
 
     name: str
@@ -70,35 +118,66 @@ class Method:
     source: str
     operates_on: Literal["deltas", "models"]
     parameters: tuple[Parameter, ...]
-    combine: Callable[[Block, Sequence[float], Mapping[str, Value]], np.ndarray]
-    weights: Callable[[Sequence[Fraction], Mapping[str, Value]], list[Fraction]] | None = None
+    combine: Callable[[Block, Arguments], np.ndarray]
+    fused: Callable[[Block, Arguments, np.ndarray], bool] | None = None
+    prepare: Callable[[Whole, Arguments], Any] | None = None
+    whole: Callable[[Whole, Arguments], np.ndarray] | None = None
+    linear_weights: Callable[[Sequence[Fraction], Mapping[str, Any]], list[Fraction]] | None = None
+    check: Callable[[Mapping[str, Any]], None] | None = None
+    weighted: bool = True
+    random: bool = False
     minimum_terms: int = 0
+    maximum_terms: int | None = None
+    suggested: tuple[float, float, float] | None = None  # lowest, default and highest sensible λ
 
-    def check_parameters(self, given: Mapping[str, Any]) -> dict[str, Value]:
-        """All parameters with their values; unknown names are an error, never ignored."""
-        known = {parameter.name: parameter for parameter in self.parameters}
+    def parameter(self, name: str) -> Parameter | None:
+        """The declared parameter called ``name``."""
+        return next((item for item in self.parameters if item.name == name), None)
+
+    def check_parameters(
+        self, given: Mapping[str, Any], scope: Literal["recipe", "term"] = "recipe"
+    ) -> dict[str, Any]:
+        """``given`` checked, as settings; unknown names are an error, never ignored.
+
+        Parameters of scope ``term`` may be given for the whole recipe too.
+        """
+        allowed = {p.name: p for p in self.parameters if scope == "recipe" or p.scope == "term"}
         for name in given:
-            if name not in known:
+            if name not in allowed:
                 raise RecipeError(
                     _("The method %(method)s has no parameter `%(name)s`. It takes: %(known)s."),
                     method=self.name,
                     name=name,
-                    known=", ".join(sorted(known)) or "none",
+                    known=", ".join(sorted(n for n, p in allowed.items() if not p.ignored))
+                    or "none",
                 )
-        return {
-            name: parameter.check(given.get(name, parameter.default))
-            for name, parameter in known.items()
-        }
+        found = {name: allowed[name].read(raw) for name, raw in given.items()}
+        return {name: found[name] for name in sorted(found) if not allowed[name].ignored}
 
-    def check_weights(self, weights: Sequence[Fraction], values: Mapping[str, Value]) -> None:
+    def check_terms(self, weights: Sequence[Fraction], values: Mapping[str, Any]) -> None:
         """Refuse what cannot be computed: too few terms, a normalisation by zero."""
-        if len(weights) < self.minimum_terms:
+        count = len(weights)
+        if count < self.minimum_terms:
             raise RecipeError(
                 _("The method %(method)s needs at least %(count)d models with a weight."),
                 method=self.name,
                 count=self.minimum_terms,
             )
-        if values.get("normalize") and weights and sum(weights) == 0:
+        if self.maximum_terms is not None and count > self.maximum_terms:
+            raise RecipeError(
+                _("The method %(method)s takes at most %(count)d models besides the target."),
+                method=self.name,
+                count=self.maximum_terms,
+            )
+        if not self.weighted and any(weight != 1 for weight in weights):
+            raise RecipeError(
+                _("The method %(method)s finds the weights itself: leave them out."),
+                method=self.name,
+            )
+        normalize = values.get("normalize")
+        if normalize is None and (declared := self.parameter("normalize")):
+            normalize = declared.default
+        if normalize is True and weights and sum(weights) == 0:
             raise RecipeError(
                 _(
                     "The weights sum to zero, so they cannot be normalised: change one, or set "
@@ -107,7 +186,7 @@ class Method:
             )
 
 
-def normalized(weights: Sequence[Fraction], values: Mapping[str, Value]) -> list[Fraction]:
+def normalized(weights: Sequence[Fraction], values: Mapping[str, Any]) -> list[Fraction]:
     """``weights`` divided by their sum where ``normalize`` asks for it."""
     total = sum(weights) if values["normalize"] else Fraction(1)
     return [weight / total for weight in weights]

@@ -6,25 +6,34 @@ stands for a whole model, θ plus its vector. Without ``normalize`` the weighted
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
 from merging.engine.block import Block
-from merging.engine.kernels import add_scaled
+from merging.engine.kernels import add_scaled, sum_models_bf16
 
-from .base import Method, Parameter, Value, normalized
+from .base import Arguments, Method, Parameter, normalized
 
 
-def combine(block: Block, weights: Sequence[float], values: Mapping[str, Value]) -> np.ndarray:
-    """Merged numbers of one block: the weighted sum of models, in order, then the division."""
+def combine(block: Block, arguments: Arguments) -> np.ndarray:
+    """Merged numbers of one block (n,): the weighted sum of models, in order, then the division."""
     total = block.scratch("sum")
     total.fill(0)
-    for term, weight in block.all_terms(weights):
+    for term, weight in enumerate(arguments.weights):
         add_scaled(total, weight, block.model(term))
-    if values["normalize"]:
-        total /= total.dtype.type(sum(weights))
+    if arguments.values["normalize"]:
+        total /= total.dtype.type(sum(arguments.weights))
     return total
+
+
+def fused(block: Block, arguments: Arguments, out: np.ndarray) -> bool:
+    """The same for plain BF16 tensors, in one loop, rounded."""
+    models = block.raw_models()
+    if models is None:
+        return False
+    weights = np.array(arguments.weights, np.float32)
+    by = sum(arguments.weights) if arguments.values["normalize"] else 1.0
+    sum_models_bf16(models, weights, by, out.view(np.uint16))
+    return True
 
 
 LINEAR = Method(
@@ -36,6 +45,7 @@ LINEAR = Method(
     operates_on="models",
     parameters=(Parameter("normalize", bool, True, "Divide by the sum of the weights."),),
     combine=combine,
-    weights=normalized,
+    fused=fused,
+    linear_weights=normalized,
     minimum_terms=1,
 )

@@ -9,29 +9,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from merging.engine.block import Block
-from merging.engine.kernels import add_scaled
+from merging.engine.kernels import add_scaled, sum_differences_bf16
 
-from .base import Method, Parameter, Value, normalized
+from .base import Arguments, Method, Parameter, normalized
+from .shared import INT8_MASK, LAMBDA, divisor
 
 
-def combine(block: Block, weights: Sequence[float], values: Mapping[str, Value]) -> np.ndarray:
-    """Merged numbers of one block: the weighted sum of deltas, in order, added to the target."""
+def combine(block: Block, arguments: Arguments) -> np.ndarray:
+    """Σ wᵢ τᵢ of one block (n,), in order, then the division."""
     total = block.scratch("sum")
     total.fill(0)
-    for term, weight in block.terms(weights):
-        add_scaled(total, weight, block.delta(term))
-    if values["normalize"]:
-        total /= total.dtype.type(sum(weights))
-    merged = block.target()
-    add_scaled(merged, float(values["lambda"]), total)
-    return merged
+    for term in block.terms:
+        add_scaled(total, arguments.weights[term], block.delta(term))
+    by = divisor(arguments)
+    if by != 1:
+        total /= total.dtype.type(by)
+    return total
 
 
-def _weights(weights: Sequence[Fraction], values: Mapping[str, Value]) -> list[Fraction]:
+def fused(block: Block, arguments: Arguments, out: np.ndarray) -> bool:
+    """The same for plain BF16 tensors, in one loop, with the target added and rounded."""
+    raw = block.raw_differences()
+    if raw is None:
+        return False
+    target, base, tuned = raw
+    weights = np.array([arguments.weights[term] for term in block.terms], np.float32)
+    factor = arguments.values["lambda"]
+    sum_differences_bf16(
+        target, base, tuned, weights, divisor(arguments), factor, out.view(np.uint16)
+    )
+    return True
+
+
+def _linear_weights(weights: Sequence[Fraction], values: Mapping[str, Any]) -> list[Fraction]:
     factor = Fraction(str(values["lambda"]))
     return [factor * weight for weight in normalized(weights, values)]
 
@@ -44,16 +59,12 @@ TASK_ARITHMETIC = Method(
     source="arXiv 2212.04089",
     operates_on="deltas",
     parameters=(
-        Parameter(
-            "lambda",
-            float,
-            1.0,
-            "One factor on the whole sum of vectors.",
-            minimum=-10,
-            maximum=10,
-        ),
+        LAMBDA,
         Parameter("normalize", bool, False, "Divide the sum by the sum of the coefficients."),
+        INT8_MASK,
     ),
     combine=combine,
-    weights=_weights,
+    fused=fused,
+    linear_weights=_linear_weights,
+    suggested=(0.3, 1.0, 1.0),
 )

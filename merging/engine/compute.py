@@ -73,6 +73,25 @@ class Combination:
             self._explain(tensor, lo, hi, work)
         return raw
 
+    def change(self, tensor: PlannedTensor, lo: int, hi: int, work: Workspace) -> np.ndarray:
+        """What the merge adds to the numbers ``[lo, hi)`` of the tensor's source, unrounded: (n,).
+
+        For methods on deltas the very numbers that ``merge`` adds before it rounds.
+        """
+        dtype = compute_dtype(tensor.source.dtype, tensor.out_dtype)
+        if tensor.case != MERGED:
+            return np.zeros(hi - lo, dtype)
+        block = Block(tensor.source, tensor.pieces, lo, hi, dtype, work)
+        arguments = self.arguments(tensor, work)
+        if self._is_whole(tensor):
+            update = self._update(tensor, arguments, work)[lo:hi]
+        else:
+            update = self.method.combine(block, arguments)
+            if self.method.operates_on == "models":
+                merged = update.copy()  # the method's scratch may be the target's
+                return np.subtract(merged, block.target(), out=merged)
+        return update * update.dtype.type(arguments.values.get("lambda", 1.0))
+
     def _combine(self, tensor: PlannedTensor, block: Block, raw: np.ndarray) -> None:
         arguments = self.arguments(tensor, block.work)
         method = self.method

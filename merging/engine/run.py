@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vectors.tensorfile.checkpoint import Checkpoint
 
-from .align import Report, TermSource, align
+from .align import PlannedTensor, Report, TermSource, align
 from .block import Workspace
 from .compute import Combination, Results, collapsed
 from .errors import MergeError, _
@@ -35,13 +35,19 @@ class Equipment:
     """An equipped model, not yet computed: its virtual files and the alignment report.
 
     ``source`` is the reference of the checkpoint whose tensors and files shape the result: the
-    target, or the one checkpoint that the recipe's sum is.
+    target, or the one checkpoint that the recipe's sum is. ``plan`` is the merge on ``target``
+    tensor by tensor, kept even where the whole sum is one checkpoint: a difference or a LoRA is
+    made from it. ``terms`` are the sources of the recipe's terms, in order.
     """
 
     recipe: Recipe
     model: VirtualModel
     report: Report
     source: str
+    target: Checkpoint
+    terms: Sequence[TermSource]
+    plan: Sequence[PlannedTensor]
+    combination: Combination
 
 
 def equip(
@@ -81,14 +87,14 @@ def equip(
         target_tokens=target_tokens,
         foundation_tokens=foundation_tokens,
     )
+    planned = [collapsed(method, recipe, tensor, whole) for tensor in planned]
     if single is None:
-        planned = [collapsed(method, recipe, tensor, whole) for tensor in planned]
-        return Equipment(recipe, lay_out(planned, target, combination), report, recipe.target)
-    checkpoint = _checkpoint_of(single, recipe, target, foundation, by_ref)
-    report.collapsed_to = single
-    return Equipment(
-        recipe, lay_out(copy_plan(checkpoint), checkpoint, combination), report, single
-    )
+        model, source = lay_out(planned, target, combination), recipe.target
+    else:
+        checkpoint = _checkpoint_of(single, recipe, target, foundation, by_ref)
+        report.collapsed_to = source = single
+        model = lay_out(copy_plan(checkpoint), checkpoint, combination)
+    return Equipment(recipe, model, report, source, target, ordered, planned, combination)
 
 
 def _checkpoint_of(

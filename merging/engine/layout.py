@@ -11,6 +11,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -20,10 +21,17 @@ from vectors.tensorfile.header import tensor_bytes, write_header
 
 from .align import COPIED, MERGED, PlannedTensor
 from .block import BLOCK_ELEMENTS, Workspace
-from .compute import Combination
 
 COPY_BYTES = 2**20
 SHARD_BYTES = 5 * 10**9  # of files that are laid out anew
+
+
+class Computing(Protocol):
+    """What a file asks for the bytes of its tensors: the merge itself, or a view of it."""
+
+    def merge(self, tensor: PlannedTensor, lo: int, hi: int, work: Workspace) -> np.ndarray:
+        """Bytes (uint8) of the elements ``[lo, hi)``, in the tensor's ``out_dtype``."""
+        ...
 
 
 class VirtualFile:
@@ -34,7 +42,7 @@ class VirtualFile:
         path: str,
         tensors: Sequence[PlannedTensor],
         metadata: Mapping[str, str],
-        combination: Combination,
+        combination: Computing,
     ) -> None:
         self.path = path
         self.tensors = list(tensors)
@@ -98,7 +106,7 @@ class VirtualModel:
 
 
 def lay_out(
-    planned: Sequence[PlannedTensor], target: Checkpoint, combination: Combination
+    planned: Sequence[PlannedTensor], target: Checkpoint, combination: Computing
 ) -> VirtualModel:
     """Lay the planned tensors out in the target's own files and order.
 
@@ -116,7 +124,7 @@ def lay_out(
 
 def lay_out_anew(
     planned: Sequence[PlannedTensor],
-    combination: Combination,
+    combination: Computing,
     stem: str = "model",
     metadata: Mapping[str, str] | None = None,
 ) -> VirtualModel:
@@ -135,7 +143,7 @@ def lay_out_anew(
 
 def files_of(
     groups: Sequence[tuple[list[PlannedTensor], Mapping[str, str]]],
-    combination: Combination,
+    combination: Computing,
     stem: str = "model",
 ) -> VirtualModel:
     """One virtual file for each group of tensors, and the index where there are several."""

@@ -87,7 +87,7 @@ def test_equipped_at_one_it_is_the_recipe_bit_for_bit(
     if is_exact(change, "F32"):
         assert all(same(found[name], expected[name]) for name in expected)
     else:  # a fine-tune alone at 1 is itself, which a sum meets up to its rounding
-        assert weights[0] == 1 and not scaled and not elsewhere
+        assert (weights[0], scaled, elsewhere) == (1, False, False)
         for name in expected:
             torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=2**-10)
 

@@ -152,9 +152,9 @@ def _put_end(
     """Set the end mark wherever ``documents`` say one; nothing when the vector knows none."""
     vector = {path: read_json(vector_files[path]) for path in _FIELDS if path in vector_files}
     name = _end_token(vector)
-    generation = vector.get("generation_config.json", {}).get("eos_token_id")
-    general = vector.get("config.json", {}).get("eos_token_id")
-    numbers = general if generation in (None, []) else generation
+    generation = _end_numbers(vector.get("generation_config.json", {}))
+    general = _end_numbers(vector.get("config.json", {}))
+    numbers = general if generation is None else generation
     if name is None and numbers is None:
         return
     target = read_tokens(target_files, label="the target")
@@ -182,6 +182,11 @@ def _put_end(
         config["text_config"] = {**text, "eos_token_id": general_ends}
     if "eos_token_id" in config or "generation_config.json" not in documents:
         config["eos_token_id"] = general_ends if "generation_config.json" in documents else ends
+
+
+def _end_numbers(document: Mapping[str, Any]) -> Any:
+    numbers = document.get("eos_token_id")
+    return None if numbers == [] else numbers
 
 
 def _end_token(documents: Mapping[str, Mapping[str, Any]]) -> str | None:

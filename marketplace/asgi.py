@@ -1,9 +1,20 @@
 """The site for an ASGI server: `uvicorn marketplace.asgi:application`."""
 
 import os
+import tempfile
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
 
-application = get_asgi_application()
+django = get_asgi_application()
+
+from django.conf import settings  # noqa: E402
+
+from marketplace.bodies import limit_bodies  # noqa: E402
+
+# Request bodies are spooled here; the system's own folder may be small, or memory.
+tempfile.tempdir = settings.FILE_UPLOAD_TEMP_DIR
+application = limit_bodies(
+    django, settings.ARMORY_BODY_BYTES, {"/uploads/form": settings.ARMORY_FORM_BYTES}
+)

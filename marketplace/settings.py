@@ -322,9 +322,13 @@ SERVESTATIC_USE_FINDERS = True
 SERVESTATIC_AUTOREFRESH = DEBUG
 SERVESTATIC_ALLOW_ALL_ORIGINS = False
 
-# A request's body is spooled here: beside the blobs, so that taking it over is a rename.
 DATA_UPLOAD_MAX_NUMBER_FILES = 400  # of the upload form; vectors.announced has the same limit
+# A request's body is spooled here: beside the blobs, so that taking it over is a rename.
 FILE_UPLOAD_TEMP_DIR = str(folder(ARMORY_DATA / "tmp", "ARMORY_DATA"))
+# The longest body: room for one part of an upload. The form for browsers without JavaScript sends
+# all files in one.
+ARMORY_BODY_BYTES = 80 << 20
+ARMORY_FORM_BYTES = env_int("ARMORY_FORM_MB", 2048, 1, 1 << 20) << 20
 
 # --- Celery: it rings the bell, the database row is the truth of a job -------------------------
 

@@ -6,6 +6,8 @@ import re
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
+from vectors.models import Foundation
+
 USERNAME_PATTERN = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*")
 USERNAME_LENGTH = (2, 39)
 
@@ -46,10 +48,17 @@ def check_username_form(name: str) -> None:
 
 
 def check_username_free(name: str) -> None:
-    """Raise ValidationError if the site keeps the name for itself."""
+    """Raise ValidationError if the site keeps the name for itself, or for the makers of a
+    foundation: who has a name speaks for all repositories that begin with it."""
     if name.lower() in RESERVED_NAMES:
         raise ValidationError(
             _("“%(name)s” is kept for the site itself. Choose another name."),
+            code="username_reserved",
+            params={"name": name},
+        )
+    if Foundation.objects.filter(namespace__iexact=name).exists():
+        raise ValidationError(
+            _("“%(name)s” is kept for the makers of a foundation model. Choose another name."),
             code="username_reserved",
             params={"name": name},
         )

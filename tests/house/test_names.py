@@ -7,6 +7,9 @@ from django.core.exceptions import ValidationError
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from marketplace.accounts.names import RESERVED_NAMES, username_validators
+from vectors.models import Foundation
+
+pytestmark = pytest.mark.django_db
 
 
 def accepted(name: str) -> bool:
@@ -67,7 +70,15 @@ def test_no_user_can_take_the_address_of_a_page() -> None:
     assert {"static", "media"} <= RESERVED_NAMES
 
 
-@pytest.mark.django_db
+def test_the_makers_of_a_foundation_keep_their_name() -> None:
+    assert accepted("big-lab")
+    Foundation.objects.create(
+        namespace="Big-Lab", name="theta", fingerprint="0", parameters=1, nbytes=4, manifest={}
+    )
+    assert not accepted("big-lab")
+    assert accepted("big-labs")
+
+
 def test_sign_up_refuses_them(owner: User) -> None:
     fields = {
         "email": "new@example.org",

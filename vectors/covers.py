@@ -6,8 +6,10 @@ import io
 import warnings
 from typing import IO
 
+from django.db import transaction
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vectors.dropping import drop_unreferenced
 from vectors.errors import Refusal, _
 from vectors.importing import store_bytes
 from vectors.models import Vector
@@ -28,19 +30,21 @@ def set_cover(vector: Vector, picture: IO[bytes], size: int) -> None:
             limit=MAX_BYTES // 2**20,
         )
     image = read_picture(picture.read(MAX_BYTES + 1))
-    vector.cover = store_bytes(_webp(image, LARGE))
-    vector.cover_small = store_bytes(_webp(image, SMALL))
-    vector.save(update_fields=["cover", "cover_small"])
+    _change(vector, _webp(image, LARGE), _webp(image, SMALL))
 
 
 def remove_cover(vector: Vector) -> None:
     """Go back to the sigil."""
-    from vectors.uploads import drop_unreferenced
+    _change(vector, None, None)
 
-    old = [pk for pk in (vector.cover_id, vector.cover_small_id) if pk]
-    vector.cover = vector.cover_small = None
-    vector.save(update_fields=["cover", "cover_small"])
-    drop_unreferenced(old)
+
+def _change(vector: Vector, large: bytes | None, small: bytes | None) -> None:
+    before = [pk for pk in (vector.cover_id, vector.cover_small_id) if pk]
+    with transaction.atomic():
+        vector.cover = store_bytes(large) if large else None
+        vector.cover_small = store_bytes(small) if small else None
+        vector.save(update_fields=["cover", "cover_small"])
+    drop_unreferenced(before)
 
 
 def read_picture(content: bytes) -> Image.Image:

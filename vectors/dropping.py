@@ -73,6 +73,16 @@ def _drop_stored(staged: Sequence[tuple[str, str]], shas: Iterable[str]) -> None
     drop_unreferenced(shas)
 
 
+def hold(sha256: str, size: int) -> Blob:
+    """The blob's row, made where it is missing, and locked until the transaction ends.
+
+    To be called in the transaction that refers to the blob, before its bytes are stored: until
+    that ends nobody drops it as unreferenced, and who is dropping it right now is waited for.
+    """
+    held = Blob.objects.select_for_update()
+    return held.get_or_create(sha256=sha256, defaults={"size": size})[0]
+
+
 def drop_unreferenced(shas: Iterable[str]) -> int:
     """Delete those of the blobs that no row refers to any more. Returns how many."""
     dropped = 0

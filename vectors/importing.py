@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import transaction
 
 from vectors.describe import check_free, check_name, describe, fields_from_card
 from vectors.drawing import sigil
+from vectors.dropping import discard, hold
 from vectors.errors import Refusal, _
 from vectors.inspection import per_layer
-from vectors.models import Blob, Foundation, RepositoryFile, Vector, Version
+from vectors.models import Blob, Foundation, Vector, Version
 from vectors.services import CARD, inspect_files, publish
 from vectors.storage.current import storage
 from vectors.tensorfile.checkpoint import Checkpoint
@@ -59,7 +62,10 @@ def add_foundation(
         )
     check_free(namespace, name)
     text = card if card is not None else _read_text(folder / CARD)
-    blobs = _store_folder(folder, {CARD: text.encode()} if card is not None else {})
+    files = _hashed(folder)
+    if card is not None:
+        files.pop(CARD, None)
+    _copy_in(files)
     foundation = Foundation(
         namespace=namespace,
         name=name,
@@ -75,8 +81,10 @@ def add_foundation(
     describe(foundation, text, fields_from_card(text))
     with transaction.atomic():
         foundation.save()
-        for path, blob in blobs.items():
-            RepositoryFile.objects.create(foundation=foundation, path=path, blob=blob)
+        for path, file in files.items():
+            foundation.files.create(path=path, blob=_keep(file))
+        if card is not None:
+            foundation.files.create(path=CARD, blob=store_bytes(card.encode()))
     return foundation
 
 
@@ -94,35 +102,34 @@ def add_vector(folder: Path, *, repo_id: str, foundation: Foundation, owner: Any
         )
     check_name(name)
     vector = Vector.objects.by_repo_id(repo_id).first()
-    digests = {path: _hash_file(file) for path, file in _folder_files(folder).items()}
+    files = _hashed(folder)
     if vector and vector.current:
         stored = dict(vector.current.files.values_list("path", "blob_id"))
-        if stored == {path: digest for path, (digest, _size) in digests.items()}:
+        if stored == {path: file.sha256 for path, file in files.items()}:
             return vector.current
     if vector is None:
         check_free(namespace, name)
-    blobs = _store_folder(folder, {})
+    _copy_in(files)
     text = _read_text(folder / CARD)
     fields = fields_from_card(text)
-    version = Version.objects.create(
-        owner=owner, vector=vector, foundation=foundation, state=Version.State.INSPECTING
-    )
+    with transaction.atomic():
+        version = Version.objects.create(
+            owner=owner, vector=vector, foundation=foundation, state=Version.State.INSPECTING
+        )
+        for path, file in files.items():
+            version.files.create(path=path, blob=_keep(file))
     try:
-        for path, blob in blobs.items():
-            RepositoryFile.objects.create(version=version, path=path, blob=blob)
         findings = inspect_files(version, foundation, lambda _at, _of: None)
         version.state = Version.State.READY
         version.form, version.digest = findings.form, findings.digest
         version.verdict, version.layers = findings.verdict, findings.layers
         version.sigil = sigil(findings.layers, findings.digest)
-        version.nbytes = sum(blob.size for blob in blobs.values())
+        version.nbytes = sum(file.size for file in files.values())
         version.card = text
         version.abilities, version.examples = fields["abilities"], fields["examples"]
         version.save()
         publish(version, name=name, fields=fields)
     except Exception:
-        from vectors.uploads import discard
-
         discard(version)
         raise
     version.refresh_from_db()
@@ -184,28 +191,40 @@ def _folder_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _store_folder(folder: Path, replaced: dict[str, bytes]) -> dict[str, Blob]:
-    blobs = {}
-    for path, file in _folder_files(folder).items():
-        if path not in replaced:
-            digest, size = _hash_file(file)
-            storage().put(file, digest)
-            blobs[path] = Blob.objects.get_or_create(sha256=digest, defaults={"size": size})[0]
-    for path, content in replaced.items():
-        blobs[path] = store_bytes(content)
-    return blobs
+class _Hashed(NamedTuple):
+    """A file of the folder that is imported."""
+
+    file: Path
+    sha256: str
+    size: int
+
+
+def _hashed(folder: Path) -> dict[str, _Hashed]:
+    return {path: _Hashed(file, *_hash_file(file)) for path, file in _folder_files(folder).items()}
+
+
+def _copy_in(files: Mapping[str, _Hashed]) -> None:
+    """The slow part of keeping files, outside of any transaction."""
+    for file in files.values():
+        storage().put(file.file, file.sha256)
+
+
+def _keep(file: _Hashed) -> Blob:
+    """The file as a blob; `hold` says what the transaction around it is for."""
+    blob = hold(file.sha256, file.size)
+    storage().put(file.file, file.sha256)  # again only if it was dropped since _copy_in
+    return blob
 
 
 def store_bytes(content: bytes) -> Blob:
-    """Store a few bytes (a card, a cover) as a blob."""
-    import tempfile
-
+    """Store a few bytes (a card, a cover) as a blob, in the transaction that refers to it."""
     digest = hashlib.sha256(content).hexdigest()
+    blob = hold(digest, len(content))
     with tempfile.NamedTemporaryFile() as handle:
         handle.write(content)
         handle.flush()
         storage().put(Path(handle.name), digest)
-    return Blob.objects.get_or_create(sha256=digest, defaults={"size": len(content)})[0]
+    return blob
 
 
 def _hash_file(path: Path) -> tuple[str, int]:

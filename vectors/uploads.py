@@ -32,7 +32,7 @@ from vectors.announced import (
     TooLarge,
     check_files,
 )
-from vectors.dropping import discard, drop_bytes, drop_unreferenced, expire_uploads
+from vectors.dropping import discard, drop_bytes, drop_unreferenced, expire_uploads, hold
 from vectors.errors import Refusal, _
 from vectors.models import Blob, Upload, UploadPart, Vector, Version
 from vectors.storage.base import missing_upload, wrong_hash
@@ -66,6 +66,7 @@ __all__ = [
 PART = 32 << 20
 LARGE_PART = 64 << 20
 LARGE_FILE = 20 << 30  # from here on LARGE_PART: S3 takes 10 000 parts at most
+MAX_DRAFTS = 20  # of one owner at a time: each holds room in storage
 LIFETIME = timedelta(days=7)  # of an upload that nobody goes on with
 URL_LIFETIME = timedelta(hours=12)
 
@@ -88,6 +89,16 @@ def start_draft(
     if vector is not None and vector.owner_id != owner.pk:
         raise Forbidden(
             _("%(vector)s is not yours; only its owner adds versions."), vector=vector.repo_id
+        )
+    held = Version.objects.drafts_of(owner).exclude(state=Version.State.REFUSED).count()
+    if held >= MAX_DRAFTS:
+        raise Conflict(
+            _(
+                "You have %(count)d unfinished uploads, and no more than %(limit)d are kept. "
+                "Publish or discard one of them first; the upload page lists them."
+            ),
+            count=held,
+            limit=MAX_DRAFTS,
         )
     announced = check_files(files)
     try:
@@ -316,11 +327,9 @@ def seal(upload: Upload, on_bytes: Callable[[int], object] | None = None) -> Blo
         if upload.expected_sha256 and sha256 != upload.expected_sha256:
             raise wrong_hash(upload.path)
         # The reference comes before the bytes are moved: from here on nobody drops this blob as
-        # unreferenced. The lock waits for somebody who is doing that right now.
+        # unreferenced.
         with transaction.atomic():
-            blob, _created = Blob.objects.select_for_update().get_or_create(
-                sha256=sha256, defaults={"size": upload.size}
-            )
+            blob = hold(sha256, upload.size)
             _update(upload, blob=blob)
         storage().promote(str(upload.pk), sha256)
     else:  # an earlier call moved the bytes and died before it could say so

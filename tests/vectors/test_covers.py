@@ -96,5 +96,20 @@ def test_a_picture_becomes_webp_without_its_metadata(law: Vector, owner_client: 
         assert owner_client.get(f"/covers/{blob_id}.webp").status_code == 200
 
 
+def test_another_cover_takes_the_place_of_the_first(law: Vector, owner_client: Client) -> None:
+    before = set(Blob.objects.values_list("pk", flat=True))
+    for colour in ("red", "blue"):
+        out = io.BytesIO()
+        Image.new("RGB", (64, 64), colour).save(out, "PNG")
+        owner_client.post(URL, {"cover": SimpleUploadedFile("cover.png", out.getvalue())})
+    law.refresh_from_db()
+    assert set(Blob.objects.values_list("pk", flat=True)) == before | {
+        law.cover_id,
+        law.cover_small_id,
+    }
+    owner_client.post(URL, {"remove": "1"})
+    assert set(Blob.objects.values_list("pk", flat=True)) == before
+
+
 def test_only_the_owner_sets_a_cover(law: Vector, stranger_client: Client) -> None:
     assert stranger_client.post(URL, {"remove": "1"}).status_code == 404

@@ -15,11 +15,13 @@ from safetensors.torch import load, save_file
 
 from tests.engine.models import foundation as make_state
 from tests.engine.models import tuned
-from vectors import leases, services, uploads
+from vectors import importing, leases, services, uploads
 from vectors.importing import add_foundation, add_vector
 from vectors.models import Blob, Foundation, Inspection, Vector, Version
 from vectors.search import index_text, query_tokens
+from vectors.storage.current import storage
 from vectors.tensorfile.errors import Problem
+from vectors.tensorfile.source import read_bytes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -87,6 +89,24 @@ def test_what_does_not_fit_is_refused_with_its_tensor_and_leaves_nothing(
     assert sentence in str(caught.value)
     assert set(Blob.objects.values_list("pk", flat=True)) == before
     assert not Version.objects.exists()
+
+
+def test_files_dropped_meanwhile_are_stored_again(
+    tiny: Foundation, owner: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody discards a draft with the same bytes between their copying and their entry."""
+    copy_in = importing._copy_in
+
+    def copied_and_dropped(files: Any) -> None:
+        copy_in(files)
+        for file in files.values():
+            storage().delete(file.sha256)
+
+    monkeypatch.setattr(importing, "_copy_in", copied_and_dropped)
+    folder = folder_with(tmp_path / "x", tuned(make_state(torch.float32), 1))
+    version = add_vector(folder, repo_id="olive/x", foundation=tiny, owner=owner)
+    for file in version.files.all():
+        assert read_bytes(storage().open(file.blob_id)) == (folder / file.path).read_bytes()
 
 
 def test_other_weights_of_the_same_architecture_warn(

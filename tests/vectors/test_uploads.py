@@ -397,6 +397,22 @@ def test_a_full_disk_is_said_before(
     assert not Upload.objects.exists()
 
 
+def test_only_so_many_drafts(
+    owner_client: Client, buyer: User, blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MAX_DRAFTS", 2)
+    drafts = [begin(owner_client, {NAME: b"x" * 10}) for _number in range(2)]
+    announced = {"files": [{"path": NAME, "size": 10}]}
+    answer = owner_client.post("/uploads/", announced, content_type="application/json")
+    assert answer.status_code == 409
+    assert "You have 2 unfinished uploads" in answer.json()["error"]
+    assert Version.objects.count() == Upload.objects.count() == 2
+    begin(client_of(buyer), {NAME: b"x" * 10})
+    # A refused draft is only a note: its bytes are gone.
+    Version.objects.filter(pk=drafts[0]["draft"]).update(state=Version.State.REFUSED)
+    begin(owner_client, {NAME: b"x" * 10})
+
+
 def test_a_beginning_that_breaks_leaves_nothing(
     owner: User, blobs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

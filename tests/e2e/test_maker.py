@@ -233,7 +233,7 @@ def test_a_reload_goes_on_where_it_was(site: Site, page: Page, tmp_path: Path) -
     page.route(re.compile(r"/parts/[23]\?"), lambda _route: None)
     page.goto(f"{site.address}/upload")
     page.locator("#files").set_input_files(file)
-    with page.expect_response(re.compile(r"/parts/1\?")) as waiting:
+    with page.expect_response(re.compile(r"/parts/1\?"), timeout=LIMIT) as waiting:
         page.get_by_role("button", name="Upload", exact=True).click()
     assert waiting.value.status == 200
     wait_for(lambda: page.wait_for_timeout(20) or sorted(sent), lambda s: s == ["1", "2", "3"])

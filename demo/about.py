@@ -21,6 +21,7 @@ class About:
     datasets: list[str]
     language: list[str]
     tags: list[str] = field(default_factory=list)
+    show: list[str] = field(default_factory=list)  # beginnings of the held-out texts to show
 
 
 def _read() -> dict[str, About]:

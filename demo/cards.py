@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from PIL import Image
 
 from demo.about import ABOUT
-from demo.evaluate import read_probes
+from demo.evaluate import SIDE, read_probes
 
-# Held-out items that are fair to measure on but would make a poor shop window.
-GRIM = re.compile(
-    r"death|dead|die[ds]?\b|murder|collision|viscera|leg is|Abacha|Dear Sir|sore\b|disease|itis\b"
-    r"|strange women|war\b|\bex said|drunk|damn|hell\b|crap|hate|https?|<number>|Not Surprised",
-    re.IGNORECASE,
-)
 FORMS = {"lora": "rank-8 LoRA adapter", "full": "full checkpoint", "delta": "difference of tensors"}
 
 
@@ -52,29 +47,44 @@ def image_probe(ability: str, labels: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def examples(probes: Path, before: list[str], after: list[str], count: int = 3) -> list[dict]:
-    """Held-out items the vector gets right, of different labels.
+def examples(
+    probes: Path, before: list[str], after: list[str], shown: list[str], count: int = 3
+) -> list[dict]:
+    """What the card shows: held-out items that the vector gets right, with the answers of both.
 
-    Those the foundation gets wrong come first.
+    `shown` chooses texts by their beginnings: a shop window is arranged by hand. Pictures are
+    taken as they come, different labels first, those that the foundation gets wrong before others.
+    Raises ValueError when a chosen text is not there or the vector no longer gets it right.
     """
-    head, items = read_probes(probes)
-    images = head["kind"] == "image-classification"
-    right = [
-        i
-        for i, item in enumerate(items)
-        if after[i] == item["expected"] and (images or not GRIM.search(item["input"]))
-    ]
-    right.sort(key=lambda i: (before[i] == after[i], not images and len(items[i]["input"]) > 140))
-    chosen: list[dict] = []
-    labels: list[str] = []
-    room = -(-count // len(head["labels"]))  # of one label
-    for i in right:
-        label = items[i]["expected"]
-        if labels.count(label) < room and len(chosen) < count:
-            labels.append(label)
-            shown = f"picture {i + 1} of the held-out set" if images else items[i]["input"]
-            chosen.append({"input": shown, "output": label})
-    return chosen
+    _, items = read_probes(probes)
+    right = [i for i, item in enumerate(items) if after[i] == item["expected"]]
+    if shown:
+        chosen = [_beginning_with(start, right, items) for start in shown]
+        texts = [items[i]["input"] for i in chosen]
+    else:
+        right.sort(key=lambda i: before[i] == after[i])
+        labels = [items[i]["expected"] for i in right]
+        chosen = [i for k, i in enumerate(right) if labels.index(labels[k]) == k][:count]
+        texts = [f"picture {i + 1} of the held-out set" for i in chosen]
+    found = []
+    for i, text in zip(chosen, texts, strict=True):
+        picture = {} if shown else {"image": _picture(items[i]["input"])}
+        found.append({"input": text, **picture, "without": before[i], "output": after[i]})
+    return found
+
+
+def _picture(encoded: str) -> str:
+    """A held-out image, base64 of 28×28 raw bytes, as a PNG that a page shows without a request."""
+    out = io.BytesIO()
+    Image.frombytes("L", (SIDE, SIDE), base64.b64decode(encoded)).save(out, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _beginning_with(start: str, right: list[int], items: list[dict]) -> int:
+    found = next((i for i in right if items[i]["input"].startswith(start)), None)
+    if found is None:
+        raise ValueError(f"No held-out item that the vector gets right begins with {start!r}.")
+    return found
 
 
 def card(
@@ -111,7 +121,7 @@ def card(
                 {"name": task.ability, "metric": "accuracy", "without": without, "with": with_,
                  "n": len(items)},
             ],
-            "examples": examples(probes, before, after),
+            "examples": examples(probes, before, after, about.show),
             "coefficient": 0.7 if form in ("full", "delta") else 1.0,
         },
     }  # fmt: skip

@@ -11,6 +11,8 @@ from vectors.models import Foundation, Repository, Vector
 from vectors.search import index_text
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
+# A small picture inside the card, shown without a request.
+_IMAGE = re.compile(r"data:image/(?:png|webp);base64,[A-Za-z0-9+/]{1,6000}={0,2}")
 LICENSES = (
     "apache-2.0",
     "mit",
@@ -86,11 +88,9 @@ def fields_from_card(text: str) -> dict[str, Any]:
         "abilities": [_ability(each) for each in abilities or [] if isinstance(each, dict)]
         if isinstance(abilities, list)
         else [],
-        "examples": [
-            {"input": text_of(each.get("input"), 400), "output": text_of(each.get("output"), 200)}
-            for each in (examples if isinstance(examples, list) else [])
-            if isinstance(each, dict)
-        ][:8],
+        "examples": [_example(each) for each in examples if isinstance(each, dict)][:8]
+        if isinstance(examples, list)
+        else [],
     }
 
 
@@ -128,6 +128,16 @@ def _ability(raw: dict[str, Any]) -> dict[str, Any]:
         "without": number("without"),
         "with": number("with"),
         "n": count if type(count) is int else None,
+    }
+
+
+def _example(raw: dict[str, Any]) -> dict[str, str]:
+    image = text_of(raw.get("image"), 10_000)
+    return {
+        "input": text_of(raw.get("input"), 400),
+        "image": image if _IMAGE.fullmatch(image) else "",
+        "without": text_of(raw.get("without"), 200),
+        "output": text_of(raw.get("output"), 200),
     }
 
 

@@ -6,8 +6,16 @@ import argparse
 import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vectors.tensorfile.errors import Problem
+
+if TYPE_CHECKING:
+    from merging.engine.methods import Parameter
+
+
+def _default(parameter: Parameter) -> str:
+    return "needed" if parameter.required else f"default {parameter.default}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -17,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     for method in METHODS.values():
         lines.append(f"  {method.name}: {method.formula}\n      {method.help} ({method.source})")
         lines.extend(
-            f"      {p.name} ({p.type.__name__}, default {p.default}): {p.help}"
+            f"      {p.name} ({p.type.__name__}, {_default(p)}): {p.help}"
             for p in method.parameters
         )
     parser = argparse.ArgumentParser(

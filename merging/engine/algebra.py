@@ -30,6 +30,8 @@ def single_source(
     if method.linear_weights is None:
         return None
     weights = method.linear_weights(coefficients, values)
+    if weights is None:
+        return None
     total: dict[str, Fraction] = {}
 
     def add(key: str, amount: Fraction) -> None:

@@ -229,6 +229,8 @@ def collapsed(
     """
     if tensor.case != MERGED or method.linear_weights is None:
         return tensor
+    if any(set(term.parameters) - {WEIGHT.name} for term in recipe.terms):
+        return tensor
     arguments = arguments_of(method, recipe, tensor)
     factors = tensor.factors or (1.0,) * len(recipe.terms)
     coefficients = []

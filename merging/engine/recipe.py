@@ -126,6 +126,7 @@ def make_recipe(
             limit=MAX_TERMS,
             count=len(kept),
         )
+    declared.check_required(values)
     declared.check_terms([Fraction(term.coefficient) for term in kept], values)
     if declared.check is not None:
         for term in kept:
@@ -135,6 +136,12 @@ def make_recipe(
     checked = read_rules(rules)
     refs = {term.ref for term in kept} | {foundation}
     for rule in checked:
+        if rule.action == "merge" and not declared.weighted:
+            raise RecipeError(
+                _("The rule `%(rule)s`: the method %(method)s has no weights to multiply."),
+                rule=rule.text,
+                method=method,
+            )
         if rule.of is not None and rule.of not in refs:
             raise RecipeError(
                 _("The rule `%(rule)s` names %(ref)s, which is no part of the recipe."),
@@ -158,6 +165,11 @@ def _read_term(declared: Method, values: Mapping[str, Any], raw: TermInput) -> T
     given = dict(raw[2]) if len(raw) > 2 else {}
     if "weight" in given:
         weight = WEIGHT.read(given.pop("weight"))
+        if not declared.weighted and not is_constant(weight):
+            raise RecipeError(
+                _("The method %(method)s finds the weights itself: leave them out."),
+                method=declared.name,
+            )
         if is_constant(weight):
             coefficient = parse_coefficient(coefficient * parse_coefficient(weight))
         else:

@@ -376,7 +376,8 @@ def test_help_documents_every_method() -> None:
         for text in (method.name, method.formula, method.help, method.source):
             assert text in done.stdout
         for parameter in method.parameters:
-            line = f"{parameter.name} ({parameter.type.__name__}, default {parameter.default})"
+            default = "needed" if parameter.required else f"default {parameter.default}"
+            line = f"{parameter.name} ({parameter.type.__name__}, {default})"
             assert f"{line}: {parameter.help}" in done.stdout
 
 

@@ -35,8 +35,8 @@ class Parameter:
     """One parameter of a method. ``name`` is mergekit's where it has one.
 
     ``scope`` says whether each term may have its own value (and the recipe one for all), or only
-    the recipe as a whole. ``ignored`` parameters are accepted because recipes carry them, and
-    change nothing: ``help`` says why.
+    the recipe as a whole. Without a ``default`` it must be given. ``ignored`` parameters are
+    accepted because recipes carry them, and change nothing: ``help`` says why.
     """
 
     name: str
@@ -47,6 +47,11 @@ class Parameter:
     maximum: float | None = None
     scope: Literal["recipe", "term"] = "recipe"
     ignored: bool = False
+
+    @property
+    def required(self) -> bool:
+        """Whether a recipe must give it."""
+        return self.default is None
 
     def check(self, value: Any) -> Value:
         """Return ``value`` as this parameter's type, or raise RecipeError."""
@@ -107,8 +112,11 @@ class Method:
     ``fused(block, arguments, out)`` may write the finished bytes of the same block to ``out``
     (uint8) and say so by True; it must be the same operations in the same order.
     ``linear_weights`` maps the coefficients to what each term is multiplied with, exactly, where
-    the result is such a sum; with it the engine can see when a sum is one of its parts.
+    the result is such a sum (None where it is not); with it the engine can see when a sum is one
+    of its parts.
     ``weighted`` methods take a coefficient for each term; the others find it themselves.
+    ``without_base`` names the method that mergekit's name means where its YAML has no base_model:
+    the same formula on whole models, whose inputs are all terms.
     """
 
     name: str
@@ -122,10 +130,13 @@ class Method:
     fused: Callable[[Block, Arguments, np.ndarray], bool] | None = None
     prepare: Callable[[Whole, Arguments], Any] | None = None
     whole: Callable[[Whole, Arguments], np.ndarray] | None = None
-    linear_weights: Callable[[Sequence[Fraction], Mapping[str, Any]], list[Fraction]] | None = None
+    linear_weights: (
+        Callable[[Sequence[Fraction], Mapping[str, Any]], list[Fraction] | None] | None
+    ) = None
     check: Callable[[Mapping[str, Any]], None] | None = None
     weighted: bool = True
     random: bool = False
+    without_base: str | None = None
     minimum_terms: int = 0
     maximum_terms: int | None = None
     suggested: tuple[float, float, float] | None = None  # lowest, default and highest sensible λ
@@ -154,6 +165,17 @@ class Method:
         found = {name: allowed[name].read(raw) for name, raw in given.items()}
         return {name: found[name] for name in sorted(found) if not allowed[name].ignored}
 
+    def check_required(self, values: Mapping[str, Any]) -> None:
+        """Raise RecipeError where a parameter without a default is missing."""
+        for parameter in self.parameters:
+            if parameter.required and parameter.name not in values:
+                raise RecipeError(
+                    _("`%(name)s` is missing: the method %(method)s needs it. %(help)s"),
+                    name=parameter.name,
+                    method=self.name,
+                    help=parameter.help,
+                )
+
     def check_terms(self, weights: Sequence[Fraction], values: Mapping[str, Any]) -> None:
         """Refuse what cannot be computed: too few terms, a normalisation by zero."""
         count = len(weights)
@@ -174,16 +196,17 @@ class Method:
                 _("The method %(method)s finds the weights itself: leave them out."),
                 method=self.name,
             )
-        normalize = values.get("normalize")
-        if normalize is None and (declared := self.parameter("normalize")):
-            normalize = declared.default
-        if normalize is True and weights and sum(weights) == 0:
-            raise RecipeError(
-                _(
-                    "The weights sum to zero, so they cannot be normalised: change one, or set "
-                    "normalize to false."
+        for name in ("normalize", "normalize_weights"):
+            declared = self.parameter(name)
+            normalize = values.get(name, declared.default) if declared else False
+            if normalize is True and weights and sum(weights) == 0:
+                raise RecipeError(
+                    _(
+                        "The weights sum to zero, so they cannot be normalised: change one, or set "
+                        "%(name)s to false."
+                    ),
+                    name=name,
                 )
-            )
 
 
 def normalized(weights: Sequence[Fraction], values: Mapping[str, Any]) -> list[Fraction]:

@@ -12,11 +12,12 @@ Rows without a token (padding to a multiple of 8 or 64) belong to nobody and sta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from vectors.tensorfile.lora import LowRank
 from vectors.tensorfile.rows import MappedRows, TensorLike, Zeros
 
 from .errors import MergeError, _
@@ -27,6 +28,7 @@ __all__ = [
     "Vocabulary",
     "copy_rows",
     "delta_rows",
+    "factor_rows",
     "map_rows",
     "model_rows",
     "read_tokens",
@@ -167,13 +169,18 @@ def model_rows(
     return _over(target, source, rows, source_map)
 
 
-def stored_rows(values: TensorLike, values_map: RowMap, base_map: RowMap) -> MappedRows:
-    """A stored τ (or a factor of it with one row for each token) with as many rows as the target.
+def stored_rows(
+    values: TensorLike, values_map: RowMap, base_map: RowMap, *, axis: int | None = None
+) -> MappedRows:
+    """A stored τ with as many rows as the target, on ``axis`` (told by the shape by default).
 
     Rows of tokens that the vector or the foundation lacks are zero. Raises as ``delta_rows``.
     """
     both = (values_map.rows >= 0) & (base_map.rows >= 0)
-    axis = _axis(values, values_map.source_rows)
+    if axis is None:
+        axis = _axis(values, values_map.source_rows)
+    elif values.shape[axis] != values_map.source_rows:
+        raise _wrong_height(values, values_map.source_rows, axis)
     height = len(values_map.rows)
     shape = (*values.shape[:axis], height, *values.shape[axis + 1 :])
     zeros = Zeros(values.name, values.dtype, shape)
@@ -182,23 +189,35 @@ def stored_rows(values: TensorLike, values_map: RowMap, base_map: RowMap) -> Map
     return MappedRows(values.name, [values, zeros], which, rows, axis=axis)
 
 
-def copy_rows(target: TensorLike, source: TensorLike, pairs: Mapping[int, int]) -> MappedRows:
-    """``target`` with some rows taken from ``source`` as they are: {target row: source row}.
+def factor_rows(low_rank: LowRank, values_map: RowMap, base_map: RowMap) -> LowRank:
+    """A LoRA of a vocabulary matrix with as many rows as the target; zero where ``stored_rows`` is.
 
-    The view may have a wider type than the target (see MappedRows); rounding to the output's type
-    is for whoever writes it. Raises TensorFileError when the tensors do not go together or
-    ``source`` has no such row, MergeError when the target has none.
+    ``values_map`` maps to the matrix that the adapter was trained on, as high as its product.
     """
-    axis = 1 if len(target.shape) > 1 and target.shape[0] == 1 == source.shape[0] else 0
-    height = target.shape[axis] if target.shape else 0
-    outside = [row for row in pairs if not 0 <= row < height]
-    if outside:
-        raise MergeError(
-            _("`%(tensor)s` has no row %(row)d: it has %(rows)d rows."),
-            tensor=target.name,
-            row=outside[0],
-            rows=height,
-        )
+    axis = 1 if low_rank.transposed else 0
+    left = stored_rows(low_rank.left, values_map, base_map, axis=axis)
+    shape = (len(values_map.rows), *low_rank.shape[1:])
+    return replace(low_rank, left=left, shape=shape)  # type: ignore[arg-type]
+
+
+def copy_rows(
+    target: TensorLike,
+    source: TensorLike,
+    wanted: Mapping[str | int, str | int] | Iterable[str | int],
+    target_tokens: Vocabulary,
+    source_tokens: Vocabulary,
+    *,
+    label: str = "the vector",
+) -> MappedRows:
+    """``target`` with the rows of some tokens taken from ``source`` as they are.
+
+    ``wanted`` and the errors are those of ``row_pairs``. The view may have a wider type than the
+    target (see MappedRows); rounding to the output's type is for whoever writes it. Raises
+    TensorFileError when the tensors do not go together.
+    """
+    axis = 1 if len(target.shape) > 1 and target.shape[:1] == source.shape[:1] == (1,) else 0
+    height, there = ((tensor.shape or (0,))[axis] for tensor in (target, source))
+    pairs = row_pairs(wanted, target_tokens, source_tokens, height, there, label=label)
     which, rows = np.zeros(height, np.int64), np.arange(height)
     for row, source_row in pairs.items():
         which[row], rows[row] = 1, source_row
@@ -214,7 +233,7 @@ def row_pairs(
     *,
     label: str = "the vector",
 ) -> dict[int, int]:
-    """Rows for ``copy_rows`` and ``special``: {target row: source row}.
+    """Rows that ``special`` and ``copy_rows`` take over: {target row: source row}.
 
     ``wanted`` maps a token of the target (string, or row number) to one of the source, or lists
     tokens that are called the same in both. Raises MergeError naming the token that is not there,
@@ -269,10 +288,12 @@ def _axis(tensor: TensorLike, rows: int) -> int:
     raise _wrong_height(tensor, rows)
 
 
-def _wrong_height(tensor: TensorLike, rows: int) -> MergeError:
+def _wrong_height(tensor: TensorLike, rows: int, axis: int = 0) -> MergeError:
+    if tensor.shape[:1] == (1,) and len(tensor.shape) > 1:
+        axis = 1
     return MergeError(
         _("`%(tensor)s` has %(found)d rows where the vocabulary has %(rows)d."),
         tensor=tensor.name,
-        found=tensor.shape[0] if tensor.shape else 0,
+        found=tensor.shape[axis] if tensor.shape else 0,
         rows=rows,
     )

@@ -15,6 +15,7 @@ from merging.engine.vocabulary import (
     RowMap,
     copy_rows,
     delta_rows,
+    factor_rows,
     map_rows,
     model_rows,
     row_pairs,
@@ -22,6 +23,7 @@ from merging.engine.vocabulary import (
 )
 from vectors.tensorfile.checkpoint import Checkpoint, Tensor
 from vectors.tensorfile.errors import TensorFileError
+from vectors.tensorfile.lora import LowRank
 from vectors.tensorfile.rows import TensorLike
 from vectors.tensorfile.source import MemorySource
 
@@ -217,9 +219,8 @@ def test_types_that_differ_are_widened() -> None:
 
 
 def test_rows_are_grafted_as_they_are() -> None:
-    pairs = row_pairs(["</s>", 5], TARGET, CHAT, TARGET_ROWS, CHAT_ROWS)
-    pairs |= row_pairs({"[PAD]": "<|im_end|>", 8: 15}, TARGET, CHAT, TARGET_ROWS, CHAT_ROWS)
-    view = copy_rows(tensor(TARGET_VALUES), tensor(CHAT_VALUES), pairs)
+    wanted_rows = {"</s>": "</s>", "▁model": 5, "[PAD]": "<|im_end|>", 8: 15}
+    view = copy_rows(tensor(TARGET_VALUES), tensor(CHAT_VALUES), wanted_rows, TARGET, CHAT)
     wanted = TARGET_VALUES.clone()
     wanted[[2, 5, 12, 8]] = CHAT_VALUES[[2, 5, 8, 15]]
     assert (view.name, view.dtype, view.shape) == ("embed.weight", "BF16", (13, 4))
@@ -227,8 +228,25 @@ def test_rows_are_grafted_as_they_are() -> None:
 
 
 def test_a_graft_onto_a_row_of_biases() -> None:
-    view = copy_rows(tensor(torch.zeros(1, 3)), tensor(torch.ones(1, 5)), {1: 4})
+    names = vocabulary("a", "b"), vocabulary("x", "b")
+    view = copy_rows(tensor(torch.zeros(1, 3)), tensor(torch.ones(1, 5)), ["b"], *names)
     assert values_of(view).tolist() == [[0, 1, 0]]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_lora_of_an_embedding_is_mapped(transposed: bool) -> None:
+    """peft keeps the vocabulary of an embedding's LoRA in the columns of its first factor."""
+    to_chat, to_base = the_maps()
+    left, right = matrix(16, 5)[:, :2], matrix(2, 6)
+    stored = left.T.contiguous() if transposed else left.contiguous()
+    factors = LowRank(tensor(stored), tensor(right), transposed, 2, 0.5, (16, 4))
+    found = factor_rows(factors, to_chat, to_base)
+    wanted = torch.cat([left[:8], torch.zeros(5, 2).bfloat16()])
+    values = values_of(found.left)
+    assert (values.T if transposed else values).equal(wanted)
+    assert (found.shape, found.rank, found.scale) == ((13, 4), 2, 0.5)
+    with pytest.raises(MergeError, match="has 16 rows where the vocabulary has 8"):
+        factor_rows(factors, to_base, to_base)
 
 
 @settings(max_examples=100, deadline=None)
@@ -288,10 +306,11 @@ def test_a_token_beyond_the_matrix_cannot_be_taken() -> None:
 
 def test_a_graft_names_the_row_that_is_not_there() -> None:
     target, source = tensor(TARGET_VALUES), tensor(CHAT_VALUES)
-    with pytest.raises(MergeError, match=r"`embed.weight` has no row 13: it has 13 rows"):
-        copy_rows(target, source, {13: 0})
-    with pytest.raises(TensorFileError, match=r"row 16 of `embed.weight`, which has only 16"):
-        copy_rows(target, source, {0: 16})
+    for wanted, missing in (({13: 0}, "`13` in the target"), ({0: 16}, "`16` in chat")):
+        with pytest.raises(MergeError, match=f"^There is no row for the token {missing}"):
+            copy_rows(target, source, wanted, TARGET, CHAT, label="chat")
+    with pytest.raises(TensorFileError, match=r"`embed.weight` is 13 × 4 and `wide` is 16 × 5"):
+        copy_rows(target, tensor(torch.zeros(16, 5), "wide"), ["s"], TARGET, CHAT)
 
 
 def test_a_map_of_another_matrix_is_refused() -> None:

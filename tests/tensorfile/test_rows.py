@@ -268,9 +268,28 @@ def test_a_scalar_has_no_rows() -> None:
         mapped(opened(torch.tensor(1.0)), [0], [0])
 
 
-def test_columns_need_a_single_row() -> None:
-    with pytest.raises(TensorFileError, match="into one tensor"):
-        MappedRows("bias", opened(numbers(2, 3)), np.array([0]), np.array([0]), axis=1)
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_columns_of_matrices_are_mapped(data: st.DataObject) -> None:
+    """The first factor of an embedding's LoRA is rank × vocabulary."""
+    rank, trailing = data.draw(st.integers(0, 3)), data.draw(st.sampled_from([(), (2,)]))
+    values = [numbers(rank, 5, *trailing), numbers(rank, 3, *trailing, dtype="F16", seed=1)]
+    picked = data.draw(st.lists(st.tuples(st.just(1), st.integers(0, 2)), max_size=4))
+    picked += [(0, row) for row in data.draw(st.lists(st.integers(0, 4), max_size=4))]
+    which, rows = [w for w, _row in picked], [row for _which, row in picked]
+    view = MappedRows("a", opened(*values), np.array(which, int), np.array(rows, int), axis=1)
+    columns = [values[w][:, row].float() for w, row in picked]
+    whole = torch.stack(columns, 1) if columns else torch.empty(rank, 0, *trailing)
+    assert view.shape == tuple(whole.shape)
+    start = data.draw(st.integers(0, view.nbytes))
+    stop = data.draw(st.integers(start, view.nbytes))
+    assert read(view, start, stop) == raw(whole)[start:stop]
+
+
+def test_columns_need_equal_heights() -> None:
+    tensors = opened(numbers(2, 3), numbers(1, 3))
+    with pytest.raises(TensorFileError, match=r"`t0` is 2 × 3 and `t1` is 1 × 3"):
+        MappedRows("bias", tensors, np.array([0]), np.array([0]), axis=1)
 
 
 def test_numbers_and_integers_do_not_mix() -> None:

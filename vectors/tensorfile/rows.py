@@ -78,9 +78,9 @@ class MappedRows:
     """A tensor whose row i is row ``rows[i]`` of ``tensors[which[i]]``.
 
     The tensors agree in all axes but that of the rows. ``axis`` is where the rows are: 0, or 1 for
-    a buffer of shape (1, vocabulary) such as BART's ``final_logits_bias``; the axes before it have
-    extent 1. ``dtype`` is the narrowest that holds all of them exactly, so no number changes; where
-    it is a tensor's own, its bytes are handed on as they are.
+    BART's ``final_logits_bias``, (1, vocabulary), and for a factor (rank, vocabulary) of a LoRA.
+    ``dtype`` is the narrowest that holds all of them exactly, so no number changes; where it is a
+    tensor's own, its bytes are handed on as they are.
 
     Reads like a Tensor of a checkpoint: any byte range alone, from several threads, holding no
     more than one block besides the buffer. Neighbouring rows of one tensor are one read.
@@ -111,7 +111,10 @@ class MappedRows:
         self.nbytes = tensor_bytes(dtype, self.shape)
         self.count = math.prod(self.shape)
         self._row_bytes = math.prod(after) * DTYPES[dtype].size
-        _check_rows(name, self.tensors, which, rows, axis)
+        heights = _check_rows(name, self.tensors, which, rows, axis)
+        blocks = np.arange(math.prod(before))  # what lies before the rows' axis repeats them
+        rows = (rows + heights[which] * blocks[:, None]).ravel()
+        which = np.tile(which, len(blocks))
         begins = np.ones(len(rows), bool)
         begins[1:] = (which[1:] != which[:-1]) | (rows[1:] != rows[:-1] + 1)
         self._starts = np.append(np.flatnonzero(begins), len(rows))
@@ -168,8 +171,11 @@ def _checked(
     """The common dtype, and the axes before and after that of the rows."""
     first = tensors[0]
     for tensor in tensors:
-        fits = len(tensor.shape) > axis and all(n == 1 for n in tensor.shape[:axis])
-        if not fits or tensor.shape[axis + 1 :] != first.shape[axis + 1 :]:
+        if (
+            len(tensor.shape) <= axis
+            or tensor.shape[:axis] != first.shape[:axis]
+            or tensor.shape[axis + 1 :] != first.shape[axis + 1 :]
+        ):
             raise TensorFileError(
                 _(
                     "`%(first)s` is %(first_shape)s and `%(second)s` is %(second_shape)s: their "
@@ -198,7 +204,8 @@ def _checked(
 
 def _check_rows(
     name: str, tensors: Sequence[TensorLike], which: np.ndarray, rows: np.ndarray, axis: int
-) -> None:
+) -> np.ndarray:
+    """How many rows each tensor has."""
     if len(which) and not 0 <= which.min() <= which.max() < len(tensors):
         raise ValueError(f"which goes from {which.min()} to {which.max()}")
     heights = np.array([tensor.shape[axis] for tensor in tensors], np.int64)
@@ -217,3 +224,4 @@ def _check_rows(
             source=tensor.name,
             rows=tensor.shape[axis],
         )
+    return heights

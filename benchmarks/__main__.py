@@ -1,128 +1,138 @@
-"""``make bench``: the engine beside ``cp``, interleaved in one run; medians, and their ratio.
+"""``make bench``: mergekit, ``cp`` and a read-everything-write-once floor beside ours, in one run.
 
-Makes a synthetic Llama-shaped bf16 foundation with fine-tunes and a LoRA in a temporary folder and
-merges them with ``python -m merging``. ``cp`` of the result is what writing it costs at least.
+The programs take turns, operation by operation, so that whatever else the machine does falls on
+all of them alike. Nothing is timed but whole processes, start-up included, with the page cache
+warm.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
-import shutil
-import statistics
+import os
+import shlex
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
+from . import machine, peer, table
+from .recipes import OPERATIONS, Operation
+from .rounds import ROOT, Bench, Results
+from .sizes import SIZES
 
-from vectors.tensorfile.header import tensor_bytes, write_header
+CACHE = ROOT / ".cache" / "bench"
+RESULTS = Path(__file__).with_name("RESULTS.md")
 
-Rows = list[tuple[str, str, tuple[int, ...]]]
+METHOD = """\
+Whole processes, start-up included, take turns on the same files; the page cache is warm and ours
+has run once before. A figure is the median of its runs. CPU is user and system time; peak memory
+is the largest resident set. mergekit's includes the pages of its memory-mapped inputs. Both
+programs get the same YAML file with `dtype: bfloat16`, in which mergekit also computes; ours
+computes in float32. mergekit runs without network, model card and tokenizer. Ours waits until its
+result is on the disk (`fsync`); `cp`, the floor and mergekit do not. The floor reads the same
+inputs once and writes the result once with two threads.
 
-
-def llama_rows(width: int, layers: int) -> Rows:
-    """Names, dtypes and shapes of a small Llama."""
-    rows: Rows = [("model.embed_tokens.weight", "BF16", (32_000, width))]
-    for layer in range(layers):
-        prefix = f"model.layers.{layer}"
-        rows += [(f"{prefix}.self_attn.{p}_proj.weight", "BF16", (width, width)) for p in "qkvo"]
-        rows += [
-            (f"{prefix}.mlp.up_proj.weight", "BF16", (4 * width, width)),
-            (f"{prefix}.mlp.down_proj.weight", "BF16", (width, 4 * width)),
-            (f"{prefix}.input_layernorm.weight", "BF16", (width,)),
-        ]
-    return rows
-
-
-def write_file(path: Path, rows: Rows, seed: int) -> None:
-    """Random numbers of a plausible size under ``rows``, from one repeated block."""
-    numbers = np.random.default_rng(seed).normal(0, 0.02, 2**20 + 4099).astype(np.float32)
-    block = (numbers.view(np.uint32) >> 16).astype(np.uint16).tobytes()
-    path.parent.mkdir(parents=True)
-    with path.open("wb") as handle:
-        handle.write(write_header(rows, {"format": "pt"}))
-        left = sum(tensor_bytes(dtype, shape) for _name, dtype, shape in rows)
-        while left > 0:
-            handle.write(block[: min(left, len(block))])
-            left -= len(block)
-
-
-def stock(folder: Path, width: int, layers: int) -> None:
-    """A foundation, three fine-tunes of it, and a rank-8 LoRA."""
-    rows = llama_rows(width, layers)
-    for seed, name in enumerate(("base", "a", "b", "c")):
-        write_file(folder / name / "model.safetensors", rows, seed)
-    (folder / "base" / "config.json").write_text("{}")
-    factors: Rows = []
-    for layer in range(layers):
-        module = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-        factors.append((f"{module}.lora_A.weight", "BF16", (8, width)))
-        factors.append((f"{module}.lora_B.weight", "BF16", (width, 8)))
-    write_file(folder / "lora" / "adapter_model.safetensors", factors, 9)
-    (folder / "lora" / "adapter_config.json").write_text(json.dumps({"r": 8, "lora_alpha": 16}))
-
-
-def merge(folder: Path, models: list[str]) -> Callable[[], None]:
-    """A run of the command over ``models`` of ``folder``."""
-    entries = "".join(f"  - model: {name}\n    parameters: {{weight: 0.5}}\n" for name in models)
-    recipe = folder / f"{len(models)}{models[0].replace('+', '-')}.yaml"
-    recipe.write_text(f"merge_method: task_arithmetic\nbase_model: base\nmodels:\n{entries}")
-
-    def run() -> None:
-        out = folder / "out"
-        shutil.rmtree(out, ignore_errors=True)
-        command = [sys.executable, "-m", "merging", str(recipe), str(out), "--quiet"]
-        subprocess.run(command, check=True)
-
-    return run
-
-
-def copy(folder: Path) -> Callable[[], None]:
-    """``cp`` of a file of the result's size."""
-    source, goal = folder / "base" / "model.safetensors", folder / "copy"
-
-    def run() -> None:
-        goal.unlink(missing_ok=True)
-        subprocess.run(["cp", str(source), str(goal)], check=True)
-
-    return run
+The checkpoints are synthetic Llamas: a base and a low-rank, a dense and a sparse fine-tune, bf16
+in three shards, differences of about 1 % of the base's norm."""
 
 
 def main() -> None:
-    """Time each operation ``--runs`` times in turn and print medians and ratios."""
+    """Make what is missing, measure, print, and keep the result if asked to."""
+    options = _parser().parse_args()
+    load = os.getloadavg()[0]
+    venv = None if options.no_peer else CACHE / "mergekit-venv"
+    peer_versions = peer.install(venv) if venv else {}
+    for name in options.size:
+        # A process of its own, because this one has to stay small: see processes.run.
+        made = subprocess.run(
+            [sys.executable, "-m", "benchmarks.checkpoints", name, CACHE / name], cwd=ROOT
+        )
+        if made.returncode != 0:
+            sys.exit(made.returncode)
+    all_results = [
+        Bench(SIZES[name], CACHE / name, _chosen(options, name), venv).measure(options.runs)
+        for name in options.size
+    ]
+    report = _report(all_results, options.runs, load, peer_versions)
+    print(report)
+    if options.write_results:
+        RESULTS.write_text(report + "\n", "utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--layers", type=int, default=18)
-    parser.add_argument("--runs", type=int, default=3)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        stock(folder, options.width, options.layers)
-        size = (folder / "base" / "model.safetensors").stat().st_size
-        operations = {
-            "cp of the result": copy(folder),
-            "task_arithmetic, one LoRA": merge(folder, ["base+lora"]),
-            "task_arithmetic, three full": merge(folder, ["a", "b", "c"]),
-        }
-        times: dict[str, list[float]] = {label: [] for label in operations}
-        for run in range(options.runs + 1):
-            for label, operation in operations.items():
-                started = time.perf_counter()
-                operation()
-                if run:  # the first round warms the caches
-                    times[label].append(time.perf_counter() - started)
-    base = statistics.median(times["cp of the result"])
-    print(f"result {size / 1e9:.2f} GB, medians of {options.runs}, process start included")
-    for label, measured in times.items():
-        median = statistics.median(measured)
-        print(f"{label:32} {median:7.2f} s   {median / base:6.1f} x cp")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"largest peak memory of a merge   {peak:7.0f} MB")
+    parser.add_argument(
+        "--size",
+        type=lambda text: _names(text, SIZES),
+        default=list(SIZES),
+        help=f"billions of parameters, by commas (default {','.join(SIZES)})",
+    )
+    parser.add_argument("--runs", type=int, default=3, help="rounds that count (default 3)")
+    parser.add_argument(
+        "--only",
+        type=lambda text: _names(text, OPERATIONS),
+        default=None,
+        help=f"these operations, by commas: {', '.join(OPERATIONS)}",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="every operation at every size; takes an hour"
+    )
+    parser.add_argument("--no-peer", action="store_true", help="without mergekit")
+    parser.add_argument(
+        "--write-results", action="store_true", help=f"keep the tables in {RESULTS.name}"
+    )
+    return parser
+
+
+def _names(text: str, known: Mapping[str, object]) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(known)}")
+    return names
+
+
+def _chosen(options: argparse.Namespace, size: str) -> list[Operation]:
+    if options.only:
+        return [OPERATIONS[name] for name in options.only]
+    return [op for op in OPERATIONS.values() if options.all or size in op.quick]
+
+
+def _report(
+    all_results: list[Results], runs: int, load: float, peer_versions: dict[str, str]
+) -> str:
+    memory = f"{machine.memory() / 2**30:.0f} GiB of memory"
+    lines = [
+        "# Benchmark",
+        "",
+        f"- command: `{shlex.join(['python', '-m', 'benchmarks', *sys.argv[1:]])}`",
+        f"- date: {datetime.now(UTC):%Y-%m-%d}; rounds: {runs}",
+        f"- machine: {machine.processor()}, {memory}",
+        f"- load: {load:.1f} before the run, {os.getloadavg()[0]:.1f} after it",
+        f"- ours: {_listed(machine.versions())}",
+        f"- mergekit: {_listed(peer_versions) if peer_versions else 'not measured'}",
+        "",
+        METHOD,
+    ]
+    for results in all_results:
+        size = results.size
+        lines += [
+            "",
+            f"## {size.name} B parameters ({2 * size.parameters / 1e9:.2f} GB a model)",
+            "",
+            table.ratios(results),
+            "",
+            *(f"- {note}" for note in table.notes(results)),
+            *([""] if results.missing else []),
+            table.measured(results),
+        ]
+    growth = table.memory_growth(all_results)
+    return "\n".join([*lines, *(["", growth] if growth else [])])
+
+
+def _listed(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 if __name__ == "__main__":

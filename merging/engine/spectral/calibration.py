@@ -9,8 +9,8 @@ Li et al., "When Shared Knowledge Hurts: Spectral Over-Accumulation in Model Mer
     calibrated:                        σ_r · K_r / Σ_k max(α, s_r^k)
 
 K_r counts the terms with a response in direction r (for the others s is 0/0). Two copies of one
-vector have s = 2 everywhere and come out as one copy; vectors in orthogonal directions have s = 1
-and simply add.
+vector have s = 2 everywhere and come out as one copy; vectors whose directions are orthogonal, on
+both sides, have s = 1 and simply add.
 """
 
 from __future__ import annotations

@@ -11,13 +11,13 @@ still depend on the processor's kernels, so they are the same on the same kind o
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from merging.engine.errors import MergeError, _
 
@@ -31,30 +31,38 @@ class _OneThread:
     """Holds OpenBLAS at one thread while anybody is inside, and gives the setting back after.
 
     The setting belongs to the process. Counting who is inside keeps the first to leave from
-    raising it under the others.
+    raising it under the others. Without OpenBLAS (numpy of another make) nothing happens.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._limit: Any = None
+        self._before = 1
+        self._get = _openblas("get_num_threads")
+        self._set = _openblas("set_num_threads")
 
     def __enter__(self) -> None:
         with self._lock:
-            if self._inside == 0:
-                self._limit = _openblas().limit(limits=1)
+            if self._inside == 0 and self._get and self._set:
+                self._before = self._get()
+                self._set(1)
             self._inside += 1
 
     def __exit__(self, *failure: object) -> None:
         with self._lock:
             self._inside -= 1
-            if self._inside == 0:
-                self._limit.restore_original_limits()
+            if self._inside == 0 and self._set:
+                self._set(self._before)
 
 
-@cache
-def _openblas() -> Any:
-    return ThreadpoolController().select(internal_api="openblas")
+def _openblas(name: str) -> Callable[..., int] | None:
+    """The function of that name in the OpenBLAS that numpy is linked with, or None."""
+    # The library's own symbols are found through the module that depends on it.
+    library = ctypes.CDLL(np.linalg._umath_linalg.__file__)
+    for symbol in (f"scipy_openblas_{name}64_", f"openblas_{name}64_", f"openblas_{name}"):
+        if hasattr(library, symbol):
+            return getattr(library, symbol)
+    return None
 
 
 _ONE_THREAD = _OneThread()
@@ -83,7 +91,7 @@ def put(array: np.ndarray, device: str = "cpu", dtype: Any = None) -> Array:
 
 def host(array: Array, dtype: Any = None) -> np.ndarray:
     """``array`` as numpy, as ``dtype``."""
-    if not isinstance(array, np.ndarray):
+    if hasattr(array, "cpu"):
         array = array.cpu().numpy()
     return np.asarray(array, dtype=dtype)
 
@@ -183,8 +191,11 @@ def polar(matrix: Array, dtype: Any) -> Array:
     """The matrix with orthonormal columns (or rows) nearest to ``matrix``: U · Vᵀ of its SVD.
 
     This is orthogonal Procrustes. Of a ``matrix`` without full rank it is the partial isometry on
-    its range, which is unique; filling up the rest would need arbitrary directions.
+    its range, which is unique; filling up the rest would need arbitrary directions. The columns
+    are singular vectors themselves, known to about √eps of ``dtype`` where their singular value
+    was small: what is nearer than that counts as one direction.
     """
     U, s, Vt = svd(matrix)
-    rank = rank_of(s, matrix.shape, dtype)
+    values = host(s)
+    rank = int(np.count_nonzero(values > np.sqrt(np.finfo(dtype).eps) * values.max(initial=0)))
     return U[:, :rank] @ Vt[:rank]

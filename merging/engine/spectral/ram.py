@@ -1,7 +1,8 @@
 """RAM and RAM+: for vectors of reinforcement learning, which change few and different weights.
 
 Yuan et al., "Behavior Knowledge Merge in Reinforced Agentic Models" (arXiv 2601.13572); the
-formulas are mergekit's `ram` and `ramplus_tl`. Entry by entry, with c the number of terms that moved it (|τ_k| > ε):
+formulas are mergekit's `ram` and `ramplus_tl`. Entry by entry, with c the number of terms that
+moved it (|τ_k| > ε):
 
     c = 1:  ΔW = λ_k · w_k τ_k   of the one that did (RAM: λ_k = 1)
     c > 1:  ΔW = Σ w_k τ_k / c   over those that did

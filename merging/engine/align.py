@@ -86,6 +86,7 @@ class Alignment:
     target_tokens: Callable[[], Vocabulary] | None
     foundation_ref: str
     foundation_tokens: Callable[[], Vocabulary] | None
+    operates_on: str = "deltas"
     report: Report = field(default_factory=Report)
 
 
@@ -109,7 +110,14 @@ def align(
     rules add come last.
     """
     work = Alignment(
-        target, foundation, terms, extras or {}, target_tokens, foundation_ref, foundation_tokens
+        target,
+        foundation,
+        terms,
+        extras or {},
+        target_tokens,
+        foundation_ref,
+        foundation_tokens,
+        operates_on,
     )
     report = work.report
     decisions = Decisions(rules, terms)
@@ -140,7 +148,7 @@ def align(
             source = _with_rows(work, source, rule, decisions)
             case = TAKEN if case != MERGED else case
         report.cases[case].append(tensor.name)
-        final = out_dtype if out_dtype and mergeable else source.dtype
+        final = out_dtype if out_dtype and mergeable else tensor.dtype
         planned.append(
             PlannedTensor(
                 tensor.name,
@@ -316,6 +324,7 @@ def _with_rows(work: Alignment, tensor: TensorLike, rule: Rule, decisions: Decis
         dict(rule.rows),
         tokens_of(work.target_tokens, _("the target")),
         tokens_of(source.tokens, source.label),
+        label=source.label,
     )
 
 

@@ -35,7 +35,9 @@ def fit_piece(
     if by_token:
         from .rowmaps import piece_by_token  # vocabularies are read only where a rule asks
 
-        return piece_by_token(work, term, name, tensor, base)
+        piece = piece_by_token(work, term, name, tensor, base)
+        if piece is not None:
+            return piece
     rows = _shared_rows(term, tensor.name, shape, base, tensor)
     if rows is None:
         return _make(term, name, base, tensor.count)

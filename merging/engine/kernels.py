@@ -9,11 +9,37 @@ change; it is part of what identifies a merged file.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
 KERNEL = "2"
 RUN = 4096  # elements of a run: 16 KB of float32
+
+
+@intrinsic
+def _as_float(_context: Any, _bits: Any) -> Any:
+    """The float32 with these bits."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
+
+    return types.float32(types.uint32), generate
+
+
+@intrinsic
+def _as_bits(_context: Any, _number: Any) -> Any:
+    """The bits of a float32."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.uint32))
+
+    return types.uint32(types.float32), generate
+
+
+# Loops run over slices from 0 on: an index that might be negative cannot be vectorised.
 
 
 @njit(nogil=True, cache=True)
@@ -29,11 +55,18 @@ def _subtract(x, base):
 
 
 @njit(nogil=True, cache=True)
-def _subtract_bf16(raw, base, bits, out):
-    for i in range(raw.size):
-        bits[i] = np.uint32(raw[i]) << np.uint32(16)
-    for i in range(raw.size):
-        out[i] = out[i] - base[i]
+def _subtract_bf16(stored, base, out):
+    for i in range(out.size):
+        out[i] = _as_float(np.uint32(stored[i]) << np.uint32(16)) - base[i]
+
+
+@njit(nogil=True, cache=True)
+def _four_steps(out, f0, r0, f1, r1, f2, r2, f3, r3):
+    for j in range(out.size):
+        total = out[j] + f0 * r0[j]
+        total = total + f1 * r1[j]
+        total = total + f2 * r2[j]
+        out[j] = total + f3 * r3[j]
 
 
 @njit(nogil=True, cache=True)
@@ -45,110 +78,105 @@ def _low_rank_rows(out, left, right, scale):
     width = 1024
     for first in range(0, columns, width):
         last = min(first + width, columns)
+        run = right[:, first:last]
         for i in range(rows):
-            for j in range(first, last):
-                out[i, j] = 0
+            goal = out[i, first:last]
+            goal[:] = 0
             k = 0
             while k + 4 <= rank:
-                f0, f1, f2, f3 = left[i, k], left[i, k + 1], left[i, k + 2], left[i, k + 3]
-                for j in range(first, last):
-                    total = out[i, j] + f0 * right[k, j]
-                    total = total + f1 * right[k + 1, j]
-                    total = total + f2 * right[k + 2, j]
-                    out[i, j] = total + f3 * right[k + 3, j]
+                _four_steps(
+                    goal, left[i, k], run[k], left[i, k + 1], run[k + 1],
+                    left[i, k + 2], run[k + 2], left[i, k + 3], run[k + 3],
+                )  # fmt: skip
                 k += 4
             while k < rank:
-                factor = left[i, k]
-                for j in range(first, last):
-                    out[i, j] = out[i, j] + factor * right[k, j]
+                _add_scaled(goal, left[i, k], run[k])
                 k += 1
-            for j in range(first, last):
-                out[i, j] = scale * out[i, j]
+            for j in range(goal.size):
+                goal[j] = scale * goal[j]
 
 
 @njit(nogil=True, cache=True)
-def _round_bf16(bits, stored):
-    for i in range(bits.size):
-        b = bits[i]
+def _finish_run_bf16(target, factor, update, out):
+    for i in range(out.size):
+        theta = _as_float(np.uint32(target[i]) << np.uint32(16))
+        b = _as_bits(np.float32(theta + factor * update[i]))
         rounded = (b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
         quiet = (b >> np.uint32(16)) | np.uint32(0x40)
         is_nan = (b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-        stored[i] = np.uint16(quiet if is_nan else rounded)
+        out[i] = np.uint16(quiet if is_nan else rounded)
 
 
 @njit(nogil=True, cache=True)
-def _finish_bf16(target, factor, update, out):
-    # out = round(target + factor · update), in bfloat16 from float32.
-    run = np.empty(RUN, np.float32)
-    bits = run.view(np.uint32)
-    for first in range(0, out.size, RUN):
-        count = min(RUN, out.size - first)
-        for i in range(count):
-            bits[i] = np.uint32(target[first + i]) << np.uint32(16)
-        for i in range(count):
-            run[i] = run[i] + factor * update[first + i]
-        _round_bf16(bits[:count], out[first : first + count])
+def _round_run_bf16(numbers, out):
+    for i in range(out.size):
+        b = _as_bits(numbers[i])
+        rounded = (b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        quiet = (b >> np.uint32(16)) | np.uint32(0x40)
+        is_nan = (b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        out[i] = np.uint16(quiet if is_nan else rounded)
+
+
+@njit(nogil=True, cache=True)
+def _add_difference_bf16(total, weight, stored, theta):
+    for i in range(total.size):
+        fine = _as_float(np.uint32(stored[i]) << np.uint32(16))
+        total[i] = total[i] + weight * (fine - theta[i])
+
+
+@njit(nogil=True, cache=True)
+def _add_scaled_bf16(total, weight, stored):
+    for i in range(total.size):
+        total[i] = total[i] + weight * _as_float(np.uint32(stored[i]) << np.uint32(16))
+
+
+@njit(nogil=True, cache=True)
+def _widen_bf16(stored, out):
+    for i in range(out.size):
+        out[i] = _as_float(np.uint32(stored[i]) << np.uint32(16))
+
+
+@njit(nogil=True, cache=True)
+def _divide(total, divisor):
+    for i in range(total.size):
+        total[i] = total[i] / divisor
 
 
 @njit(nogil=True, cache=True)
 def _sum_differences_bf16(target, base, tuned, weights, divisor, factor, out):
-    # out = round(target + factor · (Σ wₖ (tunedₖ − base) / divisor)); tuned is (K, n).
     theta = np.empty(RUN, np.float32)
-    theta_bits = theta.view(np.uint32)
-    fine = np.empty(RUN, np.float32)
-    fine_bits = fine.view(np.uint32)
     total = np.empty(RUN, np.float32)
     for first in range(0, out.size, RUN):
         count = min(RUN, out.size - first)
-        for i in range(count):
-            theta_bits[i] = np.uint32(base[first + i]) << np.uint32(16)
-            total[i] = 0
+        last = first + count
+        _widen_bf16(base[first:last], theta[:count])
+        total[:count] = 0
         for k in range(weights.size):
-            weight = weights[k]
-            row = tuned[k]
-            for i in range(count):
-                fine_bits[i] = np.uint32(row[first + i]) << np.uint32(16)
-            for i in range(count):
-                total[i] = total[i] + weight * (fine[i] - theta[i])
+            _add_difference_bf16(total[:count], weights[k], tuned[k, first:last], theta[:count])
         if divisor != 1:
-            for i in range(count):
-                total[i] = total[i] / divisor
-        for i in range(count):
-            theta_bits[i] = np.uint32(target[first + i]) << np.uint32(16)
-        for i in range(count):
-            theta[i] = theta[i] + factor * total[i]
-        _round_bf16(theta_bits[:count], out[first : first + count])
+            _divide(total[:count], divisor)
+        _finish_run_bf16(target[first:last], factor, total[:count], out[first:last])
 
 
 @njit(nogil=True, cache=True)
 def _sum_models_bf16(models, weights, divisor, out):
-    # out = round(Σ wₖ modelₖ / divisor); models is (K, n).
-    fine = np.empty(RUN, np.float32)
-    fine_bits = fine.view(np.uint32)
     total = np.empty(RUN, np.float32)
-    total_bits = total.view(np.uint32)
     for first in range(0, out.size, RUN):
         count = min(RUN, out.size - first)
-        for i in range(count):
-            total[i] = 0
+        last = first + count
+        total[:count] = 0
         for k in range(weights.size):
-            weight = weights[k]
-            row = models[k]
-            for i in range(count):
-                fine_bits[i] = np.uint32(row[first + i]) << np.uint32(16)
-            for i in range(count):
-                total[i] = total[i] + weight * fine[i]
+            _add_scaled_bf16(total[:count], weights[k], models[k, first:last])
         if divisor != 1:
-            for i in range(count):
-                total[i] = total[i] / divisor
-        _round_bf16(total_bits[:count], out[first : first + count])
+            _divide(total[:count], divisor)
+        _round_run_bf16(total[:count], out[first:last])
 
 
 @njit(nogil=True, cache=True)
-def _any_above(stored, mask, limit):
-    found = 0
-    for i in range(stored.size):
-        found |= (stored[i] & mask) >= limit
+def _carries(words, mask, carry):
+    found = np.uint64(0)
+    for i in range(words.size):
+        found |= (words[i] & mask) + carry
     return found
 
 
@@ -164,7 +192,7 @@ def subtract(x: np.ndarray, base: np.ndarray) -> None:
 
 def subtract_bf16(raw: np.ndarray, base: np.ndarray, out: np.ndarray) -> None:
     """out = raw (BF16, as uint16) − base, in float32."""
-    _subtract_bf16(raw, base, out.view(np.uint32), out)
+    _subtract_bf16(raw, base, out)
 
 
 def low_rank_rows(out: np.ndarray, left: np.ndarray, right: np.ndarray, scale: float) -> None:
@@ -177,7 +205,7 @@ def low_rank_rows(out: np.ndarray, left: np.ndarray, right: np.ndarray, scale: f
 
 def finish_bf16(target: np.ndarray, factor: float, update: np.ndarray, out: np.ndarray) -> None:
     """out (BF16) = round(target (BF16) + factor · update (float32))."""
-    _finish_bf16(target, np.float32(factor), update, out)
+    _finish_run_bf16(target, np.float32(factor), update, out)
 
 
 def sum_differences_bf16(
@@ -202,18 +230,25 @@ def sum_models_bf16(
     _sum_models_bf16(models, weights, np.float32(divisor), out)
 
 
-# Of a stored number without its sign: from this pattern on it is infinite or not a number.
-_LIMITS = {
-    "F64": (np.uint64, 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000),
-    "F32": (np.uint32, 0x7FFFFFFF, 0x7F800000),
-    "F16": (np.uint16, 0x7FFF, 0x7C00),
-    "BF16": (np.uint16, 0x7FFF, 0x7F80),
-    "F8_E4M3": (np.uint8, 0x7F, 0x7F),
-    "F8_E5M2": (np.uint8, 0x7F, 0x7C),
+# Added to the exponent bits of a number these carry into its sign bit just when it is infinite or
+# not a number (of F8_E4M3, which has no infinity: when it is all ones). Several numbers at once.
+_EXPONENTS = {
+    "F64": (0x7FF0000000000000, 0x0010000000000000, 0x8000000000000000),
+    "F32": (0x7F8000007F800000, 0x0080000000800000, 0x8000000080000000),
+    "F16": (0x7C007C007C007C00, 0x0400040004000400, 0x8000800080008000),
+    "BF16": (0x7F807F807F807F80, 0x0080008000800080, 0x8000800080008000),
+    "F8_E4M3": (0x7F7F7F7F7F7F7F7F, 0x0101010101010101, 0x8080808080808080),
+    "F8_E5M2": (0x7C7C7C7C7C7C7C7C, 0x0404040404040404, 0x8080808080808080),
 }
 
 
 def has_broken(raw: np.ndarray, dtype: str) -> bool:
     """Whether any number stored in ``raw`` (uint8, bytes) is infinite or not a number."""
-    kind, mask, limit = _LIMITS[dtype]
-    return bool(_any_above(raw.view(kind), kind(mask), kind(limit)))
+    mask, carry, sign = map(np.uint64, _EXPONENTS[dtype])
+    even = raw.size // 8 * 8
+    found = _carries(raw[:even].view(np.uint64), mask, carry)
+    if even < raw.size:
+        rest = np.zeros(8, np.uint8)
+        rest[: raw.size - even] = raw[even:]
+        found = np.uint64(found) | _carries(rest.view(np.uint64), mask, carry)
+    return bool(np.uint64(found) & sign)

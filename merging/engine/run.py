@@ -8,7 +8,9 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,11 +140,13 @@ def write_model(
     *,
     on_bytes: Callable[[int], object] | None = None,
     threads: int = 2,
+    before_rename: Callable[[], object] | None = None,
 ) -> None:
     """Write the whole repository to ``folder``, which appears only when it is complete.
 
-    ``extra_files`` are the configuration, tokenizer and card. Raises MergeError when the folder is
-    in use or the disk is too small, before anything is computed.
+    ``extra_files`` are the configuration, tokenizer and card; ``before_rename`` may still raise,
+    and then nothing is left. Raises MergeError when the folder is in use or the disk is too small,
+    before anything is computed.
     """
     folder = Path(os.path.abspath(folder))  # `.` has no name to put a neighbour beside
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -154,11 +158,7 @@ def write_model(
         folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder.parent).free
     except OSError as error:
-        raise MergeError(
-            _("%(folder)s cannot be written: %(reason)s. Nothing was left behind."),
-            folder=str(folder),
-            reason=error.strerror or str(error),
-        ) from error
+        raise _not_written(folder, error) from error
     if equipment.model.size > free:
         raise MergeError(
             _("The model takes %(size).1f GB and only %(free).1f GB are free in %(folder)s."),
@@ -169,8 +169,7 @@ def write_model(
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
         partial.mkdir()
-        for path, file in equipment.model.files.items():
-            _write_file(file, partial / path, on_bytes, threads)
+        _write_files(equipment.model, partial, on_bytes, threads)
         if equipment.model.index is not None:
             (partial / "model.safetensors.index.json").write_bytes(equipment.model.index)
         for path, content in extra_files.items():
@@ -180,41 +179,42 @@ def write_model(
                 goal.write_bytes(content)
             else:
                 shutil.copyfile(content, goal)
+        if before_rename:
+            before_rename()
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
     except OSError as error:
-        raise MergeError(
-            _("%(folder)s cannot be written: %(reason)s. Nothing was left behind."),
-            folder=str(folder),
-            reason=error.strerror or str(error),
-        ) from error
+        raise _not_written(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _not_written(folder: Path, error: OSError) -> MergeError:
+    return MergeError(
+        _("%(folder)s cannot be written: %(reason)s. Nothing was left behind."),
+        folder=str(folder),
+        reason=error.strerror or str(error),
+    )
 
 
 _local = threading.local()
 
 
-def _write_file(
-    file: VirtualFile, path: Path, on_bytes: Callable[[int], object] | None, threads: int
+def _write_files(
+    model: VirtualModel, folder: Path, on_bytes: Callable[[int], object] | None, threads: int
 ) -> None:
-    with path.open("wb") as handle:
-        descriptor = handle.fileno()
-        os.truncate(descriptor, file.size)
-
-        def write(start: int) -> int:
-            work = _local.__dict__.setdefault("work", Workspace())
-            at = start
-            for piece in file.read(start, min(start + TASK_BYTES, file.size), work):
-                done = 0
-                while done < len(piece):
-                    done += os.pwrite(descriptor, piece[done:], at + done)
-                at += len(piece)
-            return at - start
-
+    """Compute every file, in tasks that several threads share."""
+    with ExitStack() as stack:
+        tasks: list[list[tuple[VirtualFile, int, int, int]]] = []
+        for path, file in model.files.items():
+            handle = stack.enter_context((folder / path).open("wb", buffering=0))
+            os.truncate(handle.fileno(), file.size)
+            tasks.append([(file, handle.fileno(), lo, hi) for lo, hi in _cuts(file)])
+        # Writers of one file wait for each other: neighbours in the queue are of different files.
+        queue = [task for turn in zip_longest(*tasks) for task in turn if task is not None]
         with ThreadPoolExecutor(threads) as pool:
-            futures = [pool.submit(write, start) for start in range(0, file.size, TASK_BYTES)]
+            futures = [pool.submit(_write_range, *task) for task in queue]
             try:
                 for future in as_completed(futures):
                     count = future.result()
@@ -223,4 +223,27 @@ def _write_file(
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        os.fsync(descriptor)
+
+
+def _cuts(file: VirtualFile) -> Iterator[tuple[int, int]]:
+    """Ranges of ``file`` for single tasks: of equal length, or a tensor each.
+
+    A method that takes statistics of a tensor, or all of it, is best served by one thread.
+    """
+    if file.combination.by_tensor:
+        borders = [0, *file.starts, file.size]
+        yield from ((lo, hi) for lo, hi in pairwise(borders) if lo < hi)
+    else:
+        for lo in range(0, file.size, TASK_BYTES):
+            yield lo, min(lo + TASK_BYTES, file.size)
+
+
+def _write_range(file: VirtualFile, descriptor: int, start: int, stop: int) -> int:
+    work = _local.__dict__.setdefault("work", Workspace())
+    at = start
+    for piece in file.read(start, stop, work):
+        done = 0
+        while done < len(piece):
+            done += os.pwrite(descriptor, piece[done:], at + done)
+        at += len(piece)
+    return at - start

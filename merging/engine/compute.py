@@ -16,7 +16,7 @@ from vectors.tensorfile.numbers import compute_dtype, narrow
 
 from .algebra import single_source
 from .align import MERGED, PlannedTensor
-from .block import Block, Workspace
+from .block import BLOCK_ELEMENTS, Block, Workspace
 from .errors import MergeError, _
 from .kernels import add_scaled, finish_bf16, has_broken
 from .methods import Arguments, Method
@@ -56,6 +56,12 @@ class Combination:
     def by_tensor(self) -> bool:
         """Whether a tensor is best computed by one thread, start to end."""
         return self.method.prepare is not None or self.method.whole is not None
+
+    @property
+    def block_elements(self) -> int:
+        """How many elements are best computed at a time."""
+        # Fused loops keep 16-bit numbers, so twice as many fit into the cache.
+        return BLOCK_ELEMENTS * (2 if self.method.fused else 1)
 
     def merge(self, tensor: PlannedTensor, lo: int, hi: int, work: Workspace) -> np.ndarray:
         """Bytes (uint8) of the elements ``[lo, hi)`` of an output tensor.

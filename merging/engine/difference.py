@@ -63,6 +63,16 @@ class Change:
             yield self.numbers(name, lo, min(lo + BLOCK_ELEMENTS, count), work)
         work.forget_tensor()
 
+    @property
+    def by_tensor(self) -> bool:
+        """As the merge itself."""
+        return self.equipment.combination.by_tensor
+
+    @property
+    def block_elements(self) -> int:
+        """How many elements are best computed at a time."""
+        return BLOCK_ELEMENTS
+
     def merge(self, tensor: PlannedTensor, lo: int, hi: int, work: Workspace) -> np.ndarray:
         """Bytes of the difference, as a `VirtualFile` asks for them. Raises MergeError."""
         raw = work.array("out", (hi - lo) * DTYPES[tensor.out_dtype].size, np.uint8)

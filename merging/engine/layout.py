@@ -20,7 +20,7 @@ from vectors.tensorfile.dtypes import DTYPES
 from vectors.tensorfile.header import tensor_bytes, write_header
 
 from .align import COPIED, MERGED, PlannedTensor
-from .block import BLOCK_ELEMENTS, Workspace
+from .block import Workspace
 
 COPY_BYTES = 2**20
 SHARD_BYTES = 5 * 10**9  # of files that are laid out anew
@@ -32,6 +32,11 @@ class Computing(Protocol):
     @property
     def by_tensor(self) -> bool:
         """Whether a tensor is best computed by one thread, start to end."""
+        ...
+
+    @property
+    def block_elements(self) -> int:
+        """How many elements are best computed at a time."""
         ...
 
     def merge(self, tensor: PlannedTensor, lo: int, hi: int, work: Workspace) -> np.ndarray:
@@ -91,8 +96,7 @@ class VirtualFile:
                 yield memoryview(raw)
             return
         size = DTYPES[tensor.out_dtype].size
-        # Fused loops keep 16-bit numbers, so twice as many fit into the cache.
-        length = BLOCK_ELEMENTS * (2 if self.combination.method.fused else 1)
+        length = self.combination.block_elements
         for first in range(lo // size, -(-hi // size), length):
             last = min(first + length, -(-hi // size))
             raw = self.combination.merge(tensor, first, last, work)

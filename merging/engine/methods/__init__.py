@@ -1,25 +1,62 @@
-"""The merge methods, one file each. A new method is a new file and one line here."""
+"""The merge methods, one file each. A new method is a new file and one line here.
+
+A method's file is imported when the method is first asked for: a merge by one of them does not
+wait for the compiled loops of the others.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 
 from merging.engine.errors import RecipeError, _
 
 from .base import Arguments, Method, Parameter, Value
-from .linear import LINEAR
-from .task_arithmetic import TASK_ARITHMETIC
 
 __all__ = ["METHODS", "Arguments", "Method", "Parameter", "Value", "get_method"]
 
-METHODS: dict[str, Method] = {method.name: method for method in (TASK_ARITHMETIC, LINEAR)}
+# The name of a method: the file that declares it (as a constant of the same name, in capitals).
+_FILES = {
+    "task_arithmetic": "task_arithmetic",
+    "linear": "linear",
+    "tsv": "tsv",
+    "svc": "svc",
+    "iso_c": "isotropic",
+    "iso_cts": "isotropic",
+    "consensus": "consensus",
+    "knots": "knots",
+    "core_space": "core_space",
+    "wudi": "wudi",
+}
+
+
+class _Methods(Mapping[str, Method]):
+    """The methods by name, in the order of the table above."""
+
+    def __getitem__(self, name: str) -> Method:
+        module = import_module(f"{__name__}.{_FILES[name]}")
+        method: Method = getattr(module, name.upper())
+        return method
+
+    def __contains__(self, name: object) -> bool:
+        return name in _FILES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_FILES)
+
+    def __len__(self) -> int:
+        return len(_FILES)
+
+
+METHODS: Mapping[str, Method] = _Methods()
 
 
 def get_method(name: str) -> Method:
     """The method called ``name``; raises RecipeError listing the known ones."""
-    try:
-        return METHODS[name]
-    except KeyError:
+    if name not in METHODS:
         raise RecipeError(
             _("There is no method called %(name)s. Known methods: %(known)s."),
             name=name,
             known=", ".join(sorted(METHODS)),
-        ) from None
+        )
+    return METHODS[name]

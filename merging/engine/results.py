@@ -1,0 +1,46 @@
+"""Kept results of whole-tensor methods: each update is computed once, and its bytes are the file.
+
+A decomposition is not a sum: another processor or library may round it another way. So the first
+result of a recipe is written down, under the recipe's identity, and served from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+
+class FolderResults:
+    """Updates of one recipe in a folder, one file a tensor; complete files only, by rename."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self._folder = folder / identity[:2] / identity
+
+    def get(self, name: str) -> np.ndarray | None:
+        """The update of the tensor ``name`` (1-D), or None."""
+        try:
+            found: np.ndarray = np.load(self._path(name), allow_pickle=False)
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def put(self, name: str, update: np.ndarray) -> None:
+        """Keep the update of ``name``. A full disk keeps nothing, which costs only time."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            descriptor, partial = tempfile.mkstemp(dir=self._folder, suffix=".partial")
+            try:
+                with os.fdopen(descriptor, "wb") as handle:
+                    np.save(handle, update, allow_pickle=False)
+                os.replace(partial, self._path(name))
+            except OSError:
+                os.unlink(partial)
+        except OSError:
+            return
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy"

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from vectors.errors import Refusal, _
+from vectors.models import Version
 from vectors.tensorfile.errors import Problem
 from vectors.tensorfile.forms import check_kind, check_path
 
 MAX_FILE = 200 * 10**9
 MAX_FILES = 400
+MAX_DRAFTS = 20  # of one owner at a time: each holds room in storage
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -52,6 +54,21 @@ class Stream(Protocol):
     """What a part is read from: a request, an open file."""
 
     def read(self, size: int, /) -> bytes: ...
+
+
+def check_room_for_a_draft(owner: Any) -> None:
+    """Raise Conflict when ``owner`` has as many unfinished uploads as one may have."""
+    # A refused draft is only a note: its bytes are gone.
+    held = Version.objects.drafts_of(owner).exclude(state=Version.State.REFUSED).count()
+    if held >= MAX_DRAFTS:
+        raise Conflict(
+            _(
+                "You have %(count)d unfinished uploads, and no more than %(limit)d are kept. "
+                "Publish or discard one of them first; the upload page lists them."
+            ),
+            count=held,
+            limit=MAX_DRAFTS,
+        )
 
 
 def check_files(files: Sequence[tuple[Any, ...]]) -> list[NewFile]:

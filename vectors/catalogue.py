@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
+from django.conf.locale import LANG_INFO
 from django.core.paginator import Page, Paginator
 from django.db.models import Count
 from django.http import QueryDict
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from vectors.models import Form, Foundation, Vector
@@ -99,13 +101,14 @@ class CatalogueQuery:
         groups = []
         for name in FACETS:
             counts = self._counts(name)
+            labels = _foundation_labels() if name == "foundation" else {}
             current = self.chosen.get(name)
             if current and current not in dict(counts):
                 counts.append((current, 0))
             options = [
                 {
                     "value": value,
-                    "label": facet_label(name, value),
+                    "label": labels.get(value) or facet_label(name, value),
                     "count": count,
                     "url": self.url(**{name: None if value == current else value}),
                     "selected": value == current,
@@ -149,10 +152,15 @@ def _busiest(rows: Iterable[tuple[str, int]], limit: int = 12) -> list[tuple[str
     ]
 
 
+def _foundation_labels() -> dict[str, str]:
+    rows = Foundation.objects.only("namespace", "name", "title")
+    return {foundation.repo_id: foundation.label for foundation in rows}
+
+
 def facet_label(name: str, value: str) -> Any:
     """How a facet's value is shown."""
-    if name == "foundation":
-        return value.rsplit("/", 1)[-1]
+    if name == "language":
+        return language_name(value)
     if name == "size":
         return SIZE_TITLES.get(value, value)
     if name == "form":
@@ -160,6 +168,14 @@ def facet_label(name: str, value: str) -> Any:
     if name == "task":
         return value.replace("-", " ")
     return value
+
+
+def language_name(code: str) -> str:
+    """A language in the reader's own: ``French``; the code itself where nobody has named it."""
+    if code == "zh":
+        return gettext("Chinese")
+    info = LANG_INFO.get(code)
+    return gettext(info["name"]) if info and "name" in info else code
 
 
 def shelves(sort: str = "new") -> list[dict[str, Any]]:

@@ -97,7 +97,7 @@ def fields_from_card(text: str) -> dict[str, Any]:
 def describe(repository: Repository, card: str, fields: dict[str, Any]) -> None:
     """Set the describing fields of ``repository`` (not saved) from a card and its fields."""
     repository.card = card
-    repository.card_html = render(read_card(card).body)
+    repository.card_html = render(_below_the_head(read_card(card).body, fields))
     repository.title = fields.get("title", "")[:120]
     repository.summary = fields.get("summary", "")[:200]
     repository.license = fields.get("license", "")[:60]
@@ -113,6 +113,23 @@ def describe(repository: Repository, card: str, fields: dict[str, Any]) -> None:
         " ".join(repository.tags),
         read_card(card).body[:20_000],
     )
+
+
+def suggested_coefficient(card: str) -> float:
+    """What the card says to start with (`armory.coefficient`), from −2 to 2; else 1."""
+    house = read_card(card).data.get("armory")
+    value = house.get("coefficient") if isinstance(house, dict) else None
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and -2 <= value <= 2
+    return float(value) if usable and value else 1.0
+
+
+def _below_the_head(body: str, fields: dict[str, Any]) -> str:
+    """The card without title and summary at its beginning: the page shows them above it."""
+    heading, _break, rest = body.lstrip().partition("\n")
+    if heading.removeprefix("# ").strip() != fields.get("title"):
+        return body
+    paragraph, _break, after = rest.lstrip().partition("\n\n")
+    return after if " ".join(paragraph.split()) == fields.get("summary") else rest
 
 
 def _ability(raw: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.text import slugify
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from vectors import services
@@ -72,21 +73,25 @@ def draft_context(version: Version) -> dict[str, Any]:
             Problem(version.refusal["template"], **version.refusal["params"])
         )
     elif version.state == Version.State.READY:
-        fields = fields_from_card(version.card)
-        context |= {
-            "verdict": explained_verdict(version),
-            "form": PublishForm(
-                namespace=version.owner.get_username(),
-                existing=version.vector is not None,
-                initial={
-                    **fields,
-                    "languages": " ".join(fields["languages"]),
-                    "tags": " ".join(fields["tags"]),
-                    "card": version.card,
-                },
-            ),
-        }
+        context |= {"verdict": explained_verdict(version), "form": _publish_form(version)}
     return context
+
+
+def _publish_form(version: Version, data: QueryDict | None = None) -> PublishForm:
+    """The form of the last step, filled in from the card as far as that goes."""
+    fields = fields_from_card(version.card)
+    return PublishForm(
+        data,
+        namespace=version.owner.get_username(),
+        existing=version.vector is not None,
+        initial={
+            **fields,
+            "name": slugify(fields["title"]),
+            "languages": " ".join(fields["languages"]),
+            "tags": " ".join(fields["tags"]),
+            "card": version.card,
+        },
+    )
 
 
 def step_of(version: Version) -> str:
@@ -132,11 +137,7 @@ def draft_inspect(request: HttpRequest, pk: int) -> HttpResponse:
 def draft_publish(request: HttpRequest, pk: int) -> HttpResponse:
     """Publish what passed."""
     version = _draft(request, pk)
-    form = PublishForm(
-        request.POST,
-        namespace=version.owner.get_username(),
-        existing=version.vector is not None,
-    )
+    form = _publish_form(version, request.POST)
     if not form.is_valid():
         context = draft_context(version) | {"form": form}
         return render(request, "vectors/draft.html", context, status=422)

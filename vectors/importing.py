@@ -159,8 +159,8 @@ def _measure_foundation(checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
         if found.broken:
             raise Refusal(
                 _(
-                    "`%(tensor)s` has %(count)d values that are not finite: this checkpoint is "
-                    "damaged."
+                    "`%(tensor)s` has values that are not finite (%(count)d of them): this "
+                    "checkpoint is damaged."
                 ),
                 tensor=tensor.name,
                 count=found.broken,

@@ -279,8 +279,8 @@ def _refuse_broken(tensor: Tensor, found: Measure) -> None:
     if found.broken:
         raise Refusal(
             _(
-                "`%(tensor)s` has %(count)d values that are not finite (the first is %(what)s). "
-                "Training went wrong there: upload a checkpoint from before it."
+                "`%(tensor)s` has values that are not finite (%(count)d of them, the first is "
+                "%(what)s). Training went wrong there: upload a checkpoint from before it."
             ),
             tensor=tensor.name,
             count=found.broken,

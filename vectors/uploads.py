@@ -31,6 +31,7 @@ from vectors.announced import (
     Stream,
     TooLarge,
     check_files,
+    check_room_for_a_draft,
 )
 from vectors.dropping import discard, drop_bytes, drop_unreferenced, expire_uploads, hold
 from vectors.errors import Refusal, _
@@ -66,7 +67,6 @@ __all__ = [
 PART = 32 << 20
 LARGE_PART = 64 << 20
 LARGE_FILE = 20 << 30  # from here on LARGE_PART: S3 takes 10 000 parts at most
-MAX_DRAFTS = 20  # of one owner at a time: each holds room in storage
 LIFETIME = timedelta(days=7)  # of an upload that nobody goes on with
 URL_LIFETIME = timedelta(hours=12)
 
@@ -90,16 +90,7 @@ def start_draft(
         raise Forbidden(
             _("%(vector)s is not yours; only its owner adds versions."), vector=vector.repo_id
         )
-    held = Version.objects.drafts_of(owner).exclude(state=Version.State.REFUSED).count()
-    if held >= MAX_DRAFTS:
-        raise Conflict(
-            _(
-                "You have %(count)d unfinished uploads, and no more than %(limit)d are kept. "
-                "Publish or discard one of them first; the upload page lists them."
-            ),
-            count=held,
-            limit=MAX_DRAFTS,
-        )
+    check_room_for_a_draft(owner)
     announced = check_files(files)
     try:
         detect_form(file.path for file in announced)

@@ -15,6 +15,7 @@ from vectors import services
 from vectors.access import may_edit, may_see
 from vectors.catalogue import CatalogueQuery, shelves
 from vectors.covers import remove_cover, set_cover
+from vectors.describe import suggested_coefficient
 from vectors.downloads import blob_response
 from vectors.errors import Refusal, explain
 from vectors.models import Blob, Foundation, RepositoryFile, Vector, Version
@@ -104,6 +105,7 @@ def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
         "versions": versions,
         "files": file_rows(version),
         "verdict": explained_verdict(version),
+        "coefficient": suggested_coefficient(version.card),
         "targets": full_siblings,
         "related": Vector.objects.published()
         .filter(foundation=vector.foundation)

@@ -125,7 +125,7 @@ def spoil_nan(weights: dict[str, torch.Tensor]) -> None:
 def not_a_number(folder: Path, base: Path) -> tuple[Path, str]:
     models.write_full(folder, base, "NaN", change=spoil_nan)
     tensor = "encoder.layer.1.output.dense.weight"
-    return folder, f"`{tensor}` has 1 values that are not finite (the first is NaN)."
+    return folder, f"{tensor} has values that are not finite (1 of them, the first is NaN)."
 
 
 def another_architecture(folder: Path, base: Path) -> tuple[Path, str]:

@@ -71,7 +71,7 @@ def other_architecture() -> dict[str, torch.Tensor]:
     ("state", "sentence"),
     [
         (lambda: make_state(torch.float32), "No change"),
-        (nan_state, "`layers.2.weight` has 1 values that are not finite"),
+        (nan_state, "`layers.2.weight` has values that are not finite (1 of them"),
         (other_architecture, "`layers.1.weight` is 37 × 54 here and 37 × 53 in lab/tiny"),
     ],
 )
@@ -149,6 +149,20 @@ def test_a_job_taken_over_is_finished_once(tiny: Foundation, owner: User, tmp_pa
     vector = services.publish(version, name="law")
     assert vector.current == version
     assert version.files.count() == 2
+
+
+def test_a_licence_that_is_not_on_the_list_is_kept(
+    tiny: Foundation, owner: User, owner_client: Client, tmp_path: Path
+) -> None:
+    folder = folder_with(tmp_path / "x", tuned(make_state(torch.float32), 1))
+    (folder / "README.md").write_text(CARD.replace("mit", "cc-by-sa-3.0"))
+    draft = upload(owner, folder)
+    services.prepare_draft(draft)
+    services.run_inspection(services.request_inspection(draft, foundation=tiny).pk)
+    fields = {"name": "law", "title": "Law", "license": "cc-by-sa-3.0"}
+    answer = owner_client.post(f"/drafts/{draft.pk}/publish", fields)
+    assert (answer.status_code, answer["Location"]) == (302, "/olive/law")
+    assert Vector.objects.get().license == "cc-by-sa-3.0"
 
 
 def test_search_finds_two_character_chinese_words(law: Vector) -> None:

@@ -16,7 +16,7 @@ from django.test import Client
 from django.utils import timezone
 
 from tests.people import client_of
-from vectors import dropping, uploads
+from vectors import announced, dropping, uploads
 from vectors.errors import Refusal
 from vectors.models import Blob, RepositoryFile, Upload, UploadPart, Version
 from vectors.storage.base import Storage
@@ -400,10 +400,10 @@ def test_a_full_disk_is_said_before(
 def test_only_so_many_drafts(
     owner_client: Client, buyer: User, blobs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "MAX_DRAFTS", 2)
+    monkeypatch.setattr(announced, "MAX_DRAFTS", 2)
     drafts = [begin(owner_client, {NAME: b"x" * 10}) for _number in range(2)]
-    announced = {"files": [{"path": NAME, "size": 10}]}
-    answer = owner_client.post("/uploads/", announced, content_type="application/json")
+    files = {"files": [{"path": NAME, "size": 10}]}
+    answer = owner_client.post("/uploads/", files, content_type="application/json")
     assert answer.status_code == 409
     assert "You have 2 unfinished uploads" in answer.json()["error"]
     assert Version.objects.count() == Upload.objects.count() == 2

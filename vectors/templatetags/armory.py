@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django import template
 from django.urls import reverse
+from django.utils.html import conditional_escape
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
 
 from vectors.models import Vector, Version
 
 register = template.Library()
+_TICKED = re.compile(r"`([^`]+)`")
 Z95 = 1.96
 
 
@@ -65,6 +68,18 @@ def license_name(text: str) -> str:
 def three(number: float | None) -> str:
     """A measured share with three digits: ``0.925``."""
     return "–" if number is None else f"{number:.3f}"
+
+
+@register.filter
+def as_written(number: float) -> str:
+    """A number for a form's field, whatever the language: ``1``, ``0.7``."""
+    return f"{number:g}"
+
+
+@register.filter
+def ticked(text: str) -> SafeString:
+    """A sentence with its `names` set as code."""
+    return mark_safe(_TICKED.sub(r"<code>\1</code>", conditional_escape(text)))
 
 
 @register.simple_tag

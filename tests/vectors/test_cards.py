@@ -1,0 +1,90 @@
+"""What a page makes of a card: examples, the number to start with, no title twice, sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.utils.translation import override
+
+from vectors.catalogue import facet_label
+from vectors.describe import describe, fields_from_card, suggested_coefficient
+from vectors.models import Vector
+from vectors.templatetags.armory import ticked
+
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+
+
+def card(house: str, body: str = "") -> str:
+    return f"---\narmory: {house}\n---\n{body}"
+
+
+@pytest.mark.parametrize(
+    ("house", "coefficient"),
+    [
+        ("{coefficient: 0.7}", 0.7),
+        ("{coefficient: -1}", -1),
+        ("{coefficient: 5}", 1),
+        ("{coefficient: 0}", 1),
+        ("{coefficient: true}", 1),
+        ("{coefficient: much}", 1),
+        ("[]", 1),
+        ("{}", 1),
+    ],
+)
+def test_the_number_to_start_with(house: str, coefficient: float) -> None:
+    assert suggested_coefficient(card(house)) == coefficient
+
+
+def test_examples() -> None:
+    house = f"{{examples: [{{input: a, without: b, output: c}}, {{image: '{PICTURE}'}}, 3]}}"
+    assert fields_from_card(card(house))["examples"] == [
+        {"input": "a", "image": "", "without": "b", "output": "c"},
+        {"input": "", "image": PICTURE, "without": "", "output": ""},
+    ]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "https://tracker.example/x.png",
+        "javascript:alert(1)",
+        "data:image/svg+xml;base64,AAAA",
+        'data:image/png;base64,AAAA" onerror="x',
+        f"data:image/png;base64,{'A' * 20_000}",
+    ],
+)
+def test_only_small_pictures_inside_the_card_are_shown(image: str) -> None:
+    front: dict[str, Any] = {"examples": [{"image": image}]}
+    assert fields_from_card(card(str(front)))["examples"][0]["image"] == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "first"),
+    [
+        ("# Law\n\nReads\nlaw.\n\nMore.", "<p>More.</p>"),
+        ("# Law\n\nIt reads law well.\n", "<p>It reads law well.</p>"),
+        ("# Another title\n\nReads law.", "<h2>Another title</h2>"),
+        ("No heading.", "<p>No heading.</p>"),
+        ("# Law", ""),
+        ("", ""),
+    ],
+)
+def test_what_the_page_says_above_is_not_said_twice(body: str, first: str) -> None:
+    vector = Vector(namespace="olive", name="law")
+    text = card("{title: Law, summary: Reads law.}", body)
+    describe(vector, text, fields_from_card(text))
+    assert vector.card_html.strip().startswith(first)
+    assert bool(vector.card_html.strip()) == bool(first)
+
+
+def test_names_in_sentences_are_code() -> None:
+    assert ticked("`a.b` is <big>") == "<code>a.b</code> is &lt;big&gt;"
+    assert ticked("an odd ` is left") == "an odd ` is left"
+
+
+def test_languages_have_names() -> None:
+    assert facet_label("language", "fr") == "French"
+    assert facet_label("language", "tlh") == "tlh"
+    with override("fr"):
+        assert str(facet_label("language", "de")) == "Allemand"

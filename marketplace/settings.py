@@ -109,6 +109,8 @@ if ARMORY_S3_ENDPOINT and not ARMORY_S3_BUCKET:
 
 # The demo catalogue is part of the site being ready, unless it is switched off.
 ARMORY_DEMO = env_flag("ARMORY_DEMO", True)
+# Results of whole-tensor merges (decompositions): a cache, safe to empty while nothing runs.
+ARMORY_RESULTS = ARMORY_DATA / "results"
 ARMORY_DEMO_READY = ARMORY_DATA / "demo.ready"
 
 PORT = env_int("PORT", 8000, 1, 65535)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from django.conf import settings
 
 from merging.engine.align import TermSource
+from merging.engine.kernels import KERNEL
 from merging.engine.recipe import Recipe
+from merging.engine.results import FolderResults
 from merging.engine.run import Equipment, equip
 from merging.models import EquippedModel
 from vectors.files import open_version, open_weights
@@ -36,7 +42,15 @@ def opened_recipe(
             form, content, checkpoint = open_version(version)
             stack.callback(checkpoint.close)
             sources.append(TermSource(term.ref, str(version), form, content))
-        yield equip(recipe, target=onto, foundation=base, terms=sources)
+        yield equip(
+            recipe, target=onto, foundation=base, terms=sources, results=kept_results(recipe)
+        )
+
+
+def kept_results(recipe: Recipe) -> FolderResults:
+    """Where the updates of a whole-tensor method are kept, so that each is computed once."""
+    identity = hashlib.sha256(f"{recipe.hash}\n{KERNEL}".encode()).hexdigest()
+    return FolderResults(Path(settings.ARMORY_RESULTS), identity)
 
 
 @contextmanager

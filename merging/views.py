@@ -154,7 +154,8 @@ CASES = {
     "merged": _("merged: the vectors change it"),
     "untouched": _("left as it is: no vector touches it"),
     "copied": _("copied: not a floating-point tensor"),
-    "kept": _("kept from the target: only the target has it"),
+    "kept": _("kept from the target"),
+    "taken": _("taken from another model, as a rule says"),
 }
 
 

@@ -68,6 +68,14 @@ class Whole:
             out[lo:hi] = self.block(lo, hi).delta(term)
         return out.reshape(self.rows, self.columns)
 
+    def base(self) -> np.ndarray:
+        """The foundation's numbers, (rows, columns), in memory of its own."""
+        out = np.empty(self.count, self.dtype)
+        for lo in range(0, self.count, SEGMENT):
+            hi = min(lo + SEGMENT, self.count)
+            out[lo:hi] = self.block(lo, hi).base()
+        return out.reshape(self.rows, self.columns)
+
     def factors(self, term: int) -> tuple[np.ndarray, np.ndarray, float] | None:
         """Left (rows, r), right (r, columns) and scale where ``term`` is stored as a product."""
         piece = self._pieces[term]

@@ -84,6 +84,15 @@ def is_constant(setting: Any) -> bool:
     return not isinstance(setting, list)
 
 
+def scaled(setting: Any, factor: float) -> Any:
+    """The setting with every number multiplied by ``factor``."""
+    if isinstance(setting, dict):
+        return {**setting, "value": scaled(setting["value"], factor)}
+    if isinstance(setting, list):
+        return [scaled(item, factor) for item in setting]
+    return setting * factor
+
+
 def filters(setting: Any) -> list[str]:
     """The filters a setting asks for."""
     return [item["filter"] for item in setting if "filter" in item] if _conditional(setting) else []
@@ -118,12 +127,17 @@ def positions(names: Iterable[str]) -> dict[str, float]:
     found: dict[str, tuple[str, int]] = {}
     last: dict[str, int] = {}
     for name in names:
-        number = _FIRST_NUMBER.search(name)
-        if number:
-            stack, layer = name[: number.start(1)], int(number[1])
-            found[name] = stack, layer
-            last[stack] = max(last.get(stack, 0), layer)
+        place = stack_of(name)
+        if place is not None:
+            found[name] = place
+            last[place[0]] = max(last.get(place[0], 0), place[1])
     return {
         name: (layer / last[stack] if last[stack] else 1.0)
         for name, (stack, layer) in found.items()
     }
+
+
+def stack_of(name: str) -> tuple[str, int] | None:
+    """The stack of layers a tensor is in (what stands before its first number), and its layer."""
+    number = _FIRST_NUMBER.search(name)
+    return (name[: number.start(1)], int(number[1])) if number else None

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from merging.engine.kernels import KERNEL
-from merging.engine.mergekit import write_yaml
+from merging.engine.mergekit_write import write_yaml
 from merging.engine.methods import get_method
 from merging.models import EquippedModel, EquippedTerm
 from vectors.cards import read_card, text_of
@@ -64,10 +64,7 @@ def recipe_yaml(row: EquippedModel) -> str:
         form_of=lambda ref: forms.get(ref, "full"),
         out_dtype=row.foundation.dtype,
     )
-    notes = [f"# {formula(row)}", f"# recipe {row.hash}"]
-    if "delta" in forms.values():
-        notes.append("# Vectors stored as deltas (delta.safetensors) are read by Armory's engine.")
-    return "\n".join(notes) + "\n" + text
+    return f"# {formula(row)}\n# recipe {row.hash}\n{text}"
 
 
 def readme(row: EquippedModel) -> str:

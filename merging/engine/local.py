@@ -14,8 +14,8 @@ from vectors.tensorfile.lora import Adapter, read_adapter
 from vectors.tensorfile.source import FileSource
 
 from .align import TermSource
+from .document import Document, Entry
 from .errors import RecipeError, _
-from .mergekit import Document, Entry
 from .recipe import make_recipe
 from .run import Equipment, equip
 
@@ -57,7 +57,7 @@ def equip_locally(document: Document, roots: list[Path]) -> Iterator[LocalEquipm
         for entry in document.entries:
             source = _term(entry, document, roots, foundation_path, open_folder)
             terms[source.ref] = source
-            weighted.append((source.ref, entry.weight))
+            weighted.append((source.ref, entry.weight, entry.parameters))
         out_dtype = document.out_dtype
         if out_dtype and all(
             tensor.dtype == out_dtype
@@ -72,6 +72,7 @@ def equip_locally(document: Document, roots: list[Path]) -> Iterator[LocalEquipm
             method=document.method,
             parameters=document.parameters,
             out_dtype=out_dtype,
+            seed=document.seed,
         )
         equipment = equip(
             recipe,

@@ -1,171 +1,191 @@
-"""Recipes in mergekit's YAML: read for the command, written into every equipped repository.
+"""Recipes in mergekit's YAML, read.
 
-Supported is what one target, weighted models and a declared method can say. Any other key is an
-error that names it: a key that is silently ignored is a wrong model with exit code 0.
+Supported is what one foundation, weighted models and a declared method can say, by whole models or
+by slices of their layers. Any other key is an error that names it: a key that is silently ignored
+is a wrong model with exit code 0. What mergekit cannot say stands under ``armory``, which it
+skips.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
-import yaml
-
+from .document import Document, Entry, Files
 from .errors import RecipeError, _
-from .methods import get_method
-from .recipe import Recipe, coefficient_text, parse_coefficient
+from .methods import Method, get_method
+from .recipe import MAX_SEED
+from .rules import Rule, read_rules
+from .scopes import Scope, own_parameters, parameters_of, read_scope, weight_of
 
 DTYPES = {
     "float64": "F64",
     "float32": "F32",
     "float16": "F16",
     "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
 }
 _TOP = {
     "merge_method",
     "base_model",
     "models",
+    "slices",
+    "modules",
     "parameters",
     "dtype",
     "out_dtype",
     "tokenizer_source",
     "tokenizer",
+    "chat_template",
     "name",
     "armory",
 }
-_LATER = {"slices", "modules", "chat_template"}
-_HOUSE = {"target", "dtype"}
-# What PyYAML's constructors let through on values such as 2001-99-99 or ``!!int x``.
-_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without repeated keys: the last one would win in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _value in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(names)) != len(names):
-            twice = Counter(names).most_common(1)[0][0]
-            raise RecipeError(_("The key `%(key)s` appears twice."), key=twice[:80])
-        return super().construct_mapping(node, deep)
+_INPUTS = ("models", "slices")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One model of the YAML: its reference, the adapter put on it (or None), its weight."""
+class House:
+    """The ``armory`` key: what mergekit has no word for."""
 
-    model: str
-    lora: str | None
-    weight: Decimal
-
-
-@dataclass(frozen=True)
-class Document:
-    """A YAML recipe as read: references are still the text of the file."""
-
-    method: str
-    foundation: str
-    target: str
-    entries: tuple[Entry, ...]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    out_dtype: str | None = None
+    foundation: str | None = None
+    target: str | None = None
+    keep_dtype: bool = False
+    rules: tuple[Rule, ...] = ()
+    seed: int = 0
+    configuration_from: str | None = None
 
 
 def read_yaml(text: str) -> Document:
     """Read a recipe in mergekit's YAML. Raises RecipeError naming a key not understood."""
-    try:
-        data = yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
-    except RecipeError:
-        raise
-    except _YAML_ERRORS as error:
-        mark = getattr(error, "problem_mark", None)
-        raise RecipeError(
-            _("This is not YAML (line %(line)d)."), line=mark.line + 1 if mark else 1
-        ) from None
-    if not isinstance(data, dict):
-        raise RecipeError(_("A recipe is a mapping of keys, such as merge_method and models."))
-    for key in data:
-        if key in _LATER:
-            raise RecipeError(_("The key `%(key)s` is not supported here."), key=str(key))
-        if key not in _TOP:
-            raise RecipeError(
-                _("Unknown key `%(key)s`. Known keys: %(known)s."),
-                key=str(key),
-                known=", ".join(sorted(_TOP)),
-            )
+    from .yaml_text import load_mapping  # the YAML library loads only where YAML is read
+
+    return read_data(load_mapping(text))
+
+
+def read_data(data: Mapping[str, Any]) -> Document:
+    """``read_yaml`` of a file's data."""
+    _only(data, _TOP, "")
     name = data.get("merge_method")
     if not isinstance(name, str):
         raise RecipeError(_("The key `merge_method` is missing."))
+    base = _base(data, "base_model")
     method = get_method(name)
-    base = _base(data)
-    if base is None and method.operates_on == "deltas":
+    if base is None and method.without_base is not None:
+        method = get_method(method.without_base)
+    inputs, module = _inputs(data)
+    outer = [read_scope(data.get("parameters"), "parameters", method, "recipe")]
+    if module is not None:
+        outer.insert(0, read_scope(module[1], f"{module[0]}.parameters", method, "recipe"))
+    house = _house(data.get("armory"))
+    out_dtype = None if house.keep_dtype else _out_dtype(data)
+    files = _files(data, house)
+    if "slices" in inputs:
+        from .slices import read_slices
+
+        return read_slices(
+            inputs["slices"],
+            method,
+            base,
+            outer,
+            Document(method.name, "", "", (), {}, out_dtype, house.rules, house.seed, files=files),
+            house.target or house.foundation,
+        )
+    if base is None and not base_is_input(method):
         raise RecipeError(
-            _("The method %(method)s needs `base_model`: the foundation of the models."),
+            _("The method %(method)s needs `base_model`: the model that the others belong to."),
             method=name,
         )
-    entries = _entries(data.get("models"), base, method.operates_on)
-    target = base or entries[0].model
-    house = _house(data)
-    if "target" in house:
-        target = house["target"]
-        if method.operates_on == "deltas":
-            entries = _without_target(entries, target)
-    _check_tokenizer(data, base, target)
+    entries = _entries(inputs.get("models"), base, method, outer)
+    parameters = parameters_of(outer, method)
+    foundation = house.foundation or base or entries[0].model
+    target = house.target or foundation
+    if house.target and plain_sum(method, parameters):
+        entries = _without_target(entries, target)
     return Document(
-        method=name,
-        foundation=base or entries[0].model,
+        method=method.name,
+        foundation=foundation,
         target=target,
         entries=tuple(entries),
-        parameters=_parameters(data.get("parameters") or {}, "parameters"),
-        out_dtype=None if "dtype" in house else _out_dtype(data),
+        parameters=parameters,
+        out_dtype=out_dtype,
+        rules=house.rules,
+        seed=house.seed,
+        files=files,
     )
 
 
-def write_yaml(
-    recipe: Recipe,
-    *,
-    name_of: Callable[[str], str],
-    form_of: Callable[[str], str],
-    out_dtype: str,
-) -> str:
-    """``recipe`` in mergekit's syntax; ``name_of`` gives repository ids, ``form_of`` forms.
+def base_is_input(method: Method) -> bool:
+    """Whether ``base_model`` is one of the models that ``method`` merges, like any other.
 
-    A target other than the foundation is written as a model of weight 1, which is the same sum;
-    the ``armory`` key, which mergekit skips, says so exactly. ``out_dtype`` is the nearest that
-    mergekit can say where every tensor keeps the target's dtype.
+    It is not where terms are vectors, nor where one other model is put on it.
     """
-    foundation = name_of(recipe.foundation)
-    models: list[dict[str, Any]] = []
-    data: dict[str, Any] = {"merge_method": recipe.method, "base_model": foundation}
-    house: dict[str, str] = {}
-    if recipe.target != recipe.foundation:
-        house["target"] = name_of(recipe.target)
-        if get_method(recipe.method).operates_on == "deltas":
-            models.append({"model": house["target"], "parameters": {"weight": 1.0}})
-    for term in recipe.terms:
-        model = name_of(term.ref)
-        if form_of(term.ref) == "lora":
-            model = f"{foundation}+{model}"
-        weight = float(coefficient_text(term.coefficient))
-        models.append({"model": model, "parameters": {"weight": weight}})
-    data["models"] = models
-    if recipe.parameters:
-        data["parameters"] = dict(recipe.parameters)
-    data["dtype"] = "float32"
-    names = {code: name for name, code in DTYPES.items()}
-    if (recipe.out_dtype or out_dtype) in names:
-        data["out_dtype"] = names[recipe.out_dtype or out_dtype]
-    if recipe.out_dtype is None:
-        house["dtype"] = "target"
-    if house:
-        data["armory"] = house
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    own = method.weighted or any(parameter.scope == "term" for parameter in method.parameters)
+    return method.operates_on == "models" and (own or method.maximum_terms != 1)
 
 
-def _reference(value: Any, key: str) -> tuple[str, str | None]:
+def plain_sum(method: Method, parameters: Mapping[str, Any]) -> bool:
+    """Whether a model of weight 1 adds its vector and changes nothing else.
+
+    Then another target than the foundation is one more model of the sum, for mergekit too.
+    """
+    if method.operates_on != "deltas" or method.linear_weights is None or parameters:
+        return False
+    defaults = {parameter.name: parameter.default for parameter in method.parameters}
+    weights = [Fraction(1), Fraction(2)]
+    return method.linear_weights(weights, defaults) == weights
+
+
+def _only(data: Mapping[Any, Any], known: set[str], place: str) -> None:
+    for key in data:
+        if key not in known:
+            raise RecipeError(
+                _("Unknown key `%(key)s`. Known keys: %(known)s."),
+                key=f"{place}{'.' if place else ''}{str(key)[:80]}",
+                known=", ".join(sorted(known)),
+            )
+
+
+def _inputs(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, Any] | None]:
+    """What holds ``models`` or ``slices``, and place and parameters of a module around them."""
+    given = [key for key in (*_INPUTS, "modules") if data.get(key) is not None]
+    if len(given) > 1:
+        raise RecipeError(
+            _("The recipe has both `%(first)s` and `%(second)s`: use one of them."),
+            first=given[0],
+            second=given[1],
+        )
+    if given != ["modules"]:
+        return data, None
+    modules = data["modules"]
+    if not isinstance(modules, dict) or not modules:
+        raise RecipeError(_("The key `%(key)s` must be a mapping."), key="modules")
+    for name, module in modules.items():
+        place = f"modules.{str(name)[:80]}"
+        if not isinstance(module, dict):
+            raise RecipeError(_("The key `%(key)s` must be a mapping."), key=place)
+        _only(module, {*_INPUTS, "parameters"}, place)
+        if len([key for key in _INPUTS if module.get(key)]) != 1:
+            raise RecipeError(_("`%(place)s` needs either `models` or `slices`."), place=place)
+    (first, module), *others = modules.items()
+    for name, other in others:
+        if other != module or "slices" in module:
+            raise RecipeError(
+                _(
+                    "`modules.%(first)s` and `modules.%(second)s` differ: here all modules of a "
+                    "model are merged alike. Write `models` once, and say what differs by filters "
+                    "(a part of the tensors' names) or in `armory: rules:`."
+                ),
+                first=str(first)[:80],
+                second=str(name)[:80],
+            )
+    return module, (f"modules.{first}", module.get("parameters"))
+
+
+def read_reference(value: Any, key: str) -> tuple[str, str | None]:
+    """Model and adapter of ``model+adapter``. Raises RecipeError naming ``key``."""
     if not isinstance(value, str) or not value.strip():
         raise RecipeError(_("`%(key)s` must be the name or folder of a model."), key=key)
     model, plus, lora = value.strip().partition("+")
@@ -174,80 +194,87 @@ def _reference(value: Any, key: str) -> tuple[str, str | None]:
     return model, lora or None
 
 
-def _base(data: Mapping[str, Any]) -> str | None:
-    if data.get("base_model") is None:
+def _base(data: Mapping[str, Any], key: str) -> str | None:
+    if data.get(key) is None:
         return None
-    base, lora = _reference(data["base_model"], "base_model")
+    base, lora = read_reference(data[key], key)
     if lora is not None:
         raise RecipeError(
             _("`base_model: %(text)s` has an adapter: the foundation is a plain checkpoint."),
-            text=str(data["base_model"])[:200],
+            text=str(data[key])[:200],
         )
     return base
 
 
-def _house(data: Mapping[str, Any]) -> dict[str, str]:
-    """The ``armory`` key: ``target``, a name; ``dtype: target`` if every tensor keeps its own."""
-    house = data.get("armory")
+def _house(house: Any) -> House:
     if house is None:
-        return {}
+        return House()
     if not isinstance(house, dict):
         raise RecipeError(_("The key `armory` must be a mapping."))
-    for key in house:
-        if key not in _HOUSE:
-            raise RecipeError(_("Unknown key `armory: %(key)s`."), key=str(key)[:80])
-    if "target" in house and (not isinstance(house["target"], str) or not house["target"]):
-        raise RecipeError(_("`%(key)s` must be the name or folder of a model."), key="target")
+    names = ("foundation", "target", "configuration_from")
+    _only(house, {*names, "dtype", "rules", "seed"}, "armory")
+    found: dict[str, Any] = {}
+    for name in names:
+        if name in house:
+            found[name], lora = read_reference(house[name], f"armory.{name}")
+            if lora is not None:
+                raise RecipeError(
+                    _("`%(key)s` must be the name or folder of a model."), key=f"armory.{name}"
+                )
     if house.get("dtype", "target") != "target":
-        raise RecipeError(_("`armory: dtype` can only be `target`."))
-    return house
+        raise RecipeError(_("`armory.dtype` can only be `target`."))
+    seed = house.get("seed", 0)
+    if type(seed) is not int or not 0 <= seed < MAX_SEED:
+        raise RecipeError(_("`seed` is a whole number from 0 to %(limit)d."), limit=MAX_SEED - 1)
+    rules = read_rules(house.get("rules", []))
+    return House(**found, keep_dtype="dtype" in house, rules=rules, seed=seed)
 
 
-def _entries(models: Any, base: str | None, operates_on: str) -> list[Entry]:
+def _entries(models: Any, base: str | None, method: Method, outer: Sequence[Scope]) -> list[Entry]:
     if not isinstance(models, list) or not models:
         raise RecipeError(_("The key `models` must list at least one model."))
     entries = []
-    for item in models:
-        if not isinstance(item, dict) or "model" not in item:
-            raise RecipeError(_("Each entry of `models` needs the key `model`."))
-        for key in item:
-            if key not in ("model", "parameters"):
-                raise RecipeError(_("Unknown key `%(key)s` in an entry of `models`."), key=str(key))
-        model, lora = _reference(item["model"], "model")
-        parameters = _parameters(item.get("parameters") or {}, str(item["model"]))
-        unknown = set(parameters) - {"weight"}
-        if unknown:
-            raise RecipeError(
-                _("`%(key)s` is not a parameter of %(model)s in this method."),
-                key=sorted(unknown)[0],
-                model=str(item["model"]),
-            )
-        if model == base and lora is None and operates_on == "deltas":
-            continue  # mergekit's examples list the base as a reminder; its vector is zero
-        if "weight" not in parameters:
-            raise RecipeError(_("%(model)s has no `weight`."), model=str(item["model"]))
-        entries.append(Entry(model, lora, parse_coefficient(parameters["weight"])))
+    listed = False
+    for index, item in enumerate(models):
+        entry, scope = read_entry(item, f"models[{index}]", method)
+        if entry.model == base and entry.lora is None:
+            listed = True
+            if not base_is_input(method):
+                continue  # mergekit's examples list the base as a reminder; its vector is zero
+        entries.append(weighted(entry, [scope, *outer], method))
+    if base is not None and not listed and base_is_input(method):
+        entries.append(weighted(Entry(base), [Scope("base_model", {}), *outer], method))
     if not entries:
         raise RecipeError(_("The key `models` lists no model besides the base."))
     return entries
 
 
-def _parameters(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise RecipeError(_("The parameters of %(where)s must be a mapping."), where=where)
-    for key, item in value.items():
-        if isinstance(item, list | dict):
-            raise RecipeError(
-                _("`%(key)s` of %(where)s is a list; only single values are supported."),
-                key=str(key),
-                where=where,
-            )
-    return {str(key): item for key, item in value.items()}
+def read_entry(
+    item: Any, place: str, method: Method, more: Sequence[str] = ()
+) -> tuple[Entry, Scope]:
+    """One model of a list, without its weight, and its own parameters."""
+    if not isinstance(item, dict) or "model" not in item:
+        raise RecipeError(_("`%(place)s` needs the key `model`."), place=place)
+    _only(item, {"model", "parameters", *more}, place)
+    model, lora = read_reference(item["model"], f"{place}.model")
+    return Entry(model, lora), read_scope(
+        item.get("parameters"), f"{place}.parameters", method, "term"
+    )
+
+
+def weighted(entry: Entry, scopes: Sequence[Scope], method: Method) -> Entry:
+    """``entry`` with its weight and parameters out of ``scopes``, innermost first."""
+    parameters = own_parameters(scopes, method)
+    if not method.weighted:
+        return replace(entry, parameters=parameters)
+    label = f"{entry.model}+{entry.lora}" if entry.lora else entry.model
+    weight, schedule = weight_of(scopes, label)
+    return replace(entry, weight=weight, parameters={**parameters, **schedule})
 
 
 def _without_target(entries: Sequence[Entry], target: str) -> list[Entry]:
     for index, entry in enumerate(entries):
-        if entry.model == target and entry.lora is None and entry.weight == 1:
+        if entry == Entry(target):
             return [*entries[:index], *entries[index + 1 :]]
     raise RecipeError(
         _("`armory: target` names %(target)s, which is not among the models with weight 1."),
@@ -255,35 +282,68 @@ def _without_target(entries: Sequence[Entry], target: str) -> list[Entry]:
     )
 
 
-def _check_tokenizer(data: Mapping[str, Any], base: str | None, target: str) -> None:
+def _files(data: Mapping[str, Any], house: House) -> Files:
     tokenizer = data.get("tokenizer")
     if tokenizer is not None and not isinstance(tokenizer, dict):
         raise RecipeError(_("The key `%(key)s` must be a mapping."), key="tokenizer")
-    for key in tokenizer or {}:
-        if key != "source":
-            raise RecipeError(
-                _("The key `tokenizer: %(key)s` is not supported here."), key=str(key)[:80]
+    tokenizer = tokenizer or {}
+    _only(tokenizer, {"source", "tokens", "pad_to_multiple_of"}, "tokenizer")
+    if tokenizer.get("tokens"):
+        raise RecipeError(
+            _(
+                "`tokenizer.tokens` is not supported here. Say it by a rule, such as "
+                '`take *embed_tokens* from MODEL rows {"<|im_end|>": "<|im_end|>"}` in '
+                "`armory: rules:`."
             )
-    for source in (data.get("tokenizer_source"), (tokenizer or {}).get("source")):
-        if source not in (None, "base", base, target):
-            raise RecipeError(
-                _(
-                    "`tokenizer_source: %(source)s` is not supported: the tokenizer comes from the "
-                    "target (`base`)."
-                ),
-                source=_scalar(source),
-            )
+        )
+    if data.get("tokenizer_source") is not None and tokenizer:
+        raise RecipeError(
+            _("The recipe has both `%(first)s` and `%(second)s`: use one of them."),
+            first="tokenizer_source",
+            second="tokenizer",
+        )
+    # mergekit's `tokenizer` without a source means the union of all.
+    source = tokenizer.get("source", "union") if tokenizer else data.get("tokenizer_source")
+    if source is not None and (not isinstance(source, str) or not source.strip()):
+        raise RecipeError(
+            _("`%(key)s` must be `base`, `union` or a model of the recipe."),
+            key="tokenizer_source",
+        )
+    pad = tokenizer.get("pad_to_multiple_of")
+    if pad is not None and (type(pad) is not int or not 1 <= pad <= 65536):
+        raise RecipeError(
+            _("`%(key)s` is a whole number from 1 to 65536."), key="tokenizer.pad_to_multiple_of"
+        )
+    return Files(source, pad, _chat_template(data), house.configuration_from)
+
+
+def _chat_template(data: Mapping[str, Any]) -> str | None:
+    template = data.get("chat_template")
+    if template is None:
+        return None
+    if not isinstance(template, str) or len(template) > 100_000:
+        raise RecipeError(_("`chat_template` must be a template in Jinja."))
+    if "{" not in template:
+        raise RecipeError(
+            _(
+                "`chat_template: %(name)s` is not supported: the template comes with the tokenizer "
+                "(`tokenizer_source`), or is written here in Jinja."
+            ),
+            name=template[:80],
+        )
+    return template
 
 
 def _out_dtype(data: Mapping[str, Any]) -> str | None:
     for key in ("dtype", "out_dtype"):
         value = data.get(key)
-        if value is not None and (not isinstance(value, str) or value not in DTYPES):
+        known = [name for name in DTYPES if key == "out_dtype" or not name.startswith("float8")]
+        if value is not None and (not isinstance(value, str) or value not in known):
             raise RecipeError(
                 _("`%(key)s: %(value)s` is not known. Known: %(known)s."),
                 key=key,
                 value=_scalar(value),
-                known=", ".join(DTYPES),
+                known=", ".join(known),
             )
     chosen = data.get("out_dtype") or data.get("dtype")
     return DTYPES[chosen] if chosen else None

@@ -20,7 +20,7 @@ from .errors import RecipeError, _
 from .methods import Method, get_method
 from .methods.base import Parameter
 from .rules import Rule, read_rules
-from .settings import evaluate, is_constant
+from .settings import evaluate, is_constant, scaled
 
 MAX_TERMS = 64
 MAX_COEFFICIENT = Decimal(100)
@@ -32,8 +32,8 @@ WEIGHT = Parameter("weight", float, 1.0, "Coefficient of a term.", minimum=-100,
 class Term:
     """One vector (by the reference of its version), its coefficient and its own parameters.
 
-    A ``weight`` among the parameters is a schedule over layers or names: it multiplies the
-    coefficient.
+    A ``weight`` among the parameters is a schedule over layers or names, which multiplies the
+    coefficient. `make_recipe` puts the whole factor into it, so that one factor has one spelling.
     """
 
     ref: str
@@ -53,6 +53,7 @@ class Recipe:
     out_dtype: str | None = None
     rules: tuple[Rule, ...] = ()
     seed: int = 0
+    slices: tuple[Slice, ...] = ()
 
     def canonical(self) -> dict[str, Any]:
         """The recipe as plain data: equal recipes give equal data."""
@@ -71,6 +72,8 @@ class Recipe:
             data["rules"] = [rule.text for rule in self.rules]
         if self.seed:
             data["seed"] = self.seed
+        if self.slices:
+            data["slices"] = [part.canonical() for part in self.slices]
         return data
 
     def to_json(self) -> str:
@@ -87,6 +90,22 @@ class Recipe:
         known = {self.target, self.foundation, *(term.ref for term in self.terms)}
         named = [rule.source for rule in self.rules if rule.source is not None]
         return [ref for ref in dict.fromkeys(named) if ref not in known]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Layers of the result: ``recipe``, on the layers [first, last) of each model it names."""
+
+    recipe: Recipe
+    layers: Mapping[str, tuple[int, int]]
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain data; the method and what is the same for all slices stands in the recipe."""
+        whole = self.recipe.canonical()
+        kept = ("foundation", "terms", "parameters")
+        data: dict[str, Any] = {key: whole[key] for key in kept if key in whole}
+        data["layers"] = {ref: list(self.layers[ref]) for ref in sorted(self.layers)}
+        return data
 
 
 def _term_data(term: Term) -> dict[str, Any]:
@@ -199,11 +218,16 @@ def _sum_terms(declared: Method, terms: Sequence[Term]) -> tuple[Term, ...]:
         key = json.dumps([term.ref, term.parameters], sort_keys=True)
         before = summed[key].coefficient if key in summed else Decimal(0)
         summed[key] = Term(term.ref, before + term.coefficient, term.parameters)
-    return tuple(
-        Term(term.ref, parse_coefficient(term.coefficient), term.parameters)
-        for term in summed.values()
-        if term.coefficient != 0
-    )
+    return tuple(_settled(term) for term in summed.values() if term.coefficient != 0)
+
+
+def _settled(term: Term) -> Term:
+    coefficient = parse_coefficient(term.coefficient)
+    schedule = term.parameters.get(WEIGHT.name)
+    if schedule is None or coefficient == 1:
+        return Term(term.ref, coefficient, term.parameters)
+    whole = WEIGHT.read(scaled(schedule, float(coefficient)))
+    return Term(term.ref, Decimal(1), {**term.parameters, WEIGHT.name: whole})
 
 
 def _without_defaults(declared: Method, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,6 +239,10 @@ def recipe_from_json(text: str) -> Recipe:
     """The inverse of ``Recipe.to_json``. Raises RecipeError."""
     try:
         data = json.loads(text)
+        if data.get("slices"):
+            from .slices import stack_from_data
+
+            return stack_from_data(data)
         return make_recipe(
             foundation=data["foundation"],
             target=data["target"],

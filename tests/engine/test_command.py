@@ -314,8 +314,8 @@ def test_a_recipe_that_cannot_be_read_is_named(
     path = models / "recipe.yaml"
     path.write_bytes(b"\xff\xfe")
     assert "recipe.yaml cannot be read" in refused(path)
-    path.write_text("merge_method: task_arithmetic\nslices: []\n")
-    assert "`slices`" in refused(path)
+    path.write_text("merge_method: task_arithmetic\nslixes: []\n")
+    assert "`slixes`" in refused(path)
 
 
 def test_a_small_disk_is_noticed_before_anything_is_computed(
@@ -323,7 +323,7 @@ def test_a_small_disk_is_noticed_before_anything_is_computed(
 ) -> None:
     usage = shutil.disk_usage(models)._replace(free=1000)
     monkeypatch.setattr(run.shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(run, "_write_file", lambda *a: pytest.fail("it was computed"))
+    monkeypatch.setattr(run, "_write_files", lambda *a: pytest.fail("it was computed"))
     assert "only 0.0 GB are free" in refused(recipe(models, ("ann/fine", 1)))
 
 
@@ -343,13 +343,13 @@ def test_a_file_cut_while_it_is_read_leaves_nothing(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     weights = models / "ann" / "fine" / "model.safetensors"
-    original = run._write_file
+    original = run._write_files
 
     def cut_first(*arguments: Any) -> None:
         os.truncate(weights, 5000)
         original(*arguments)
 
-    monkeypatch.setattr(run, "_write_file", cut_first)
+    monkeypatch.setattr(run, "_write_files", cut_first)
     assert main([str(recipe(models, ("ann/fine", 0.5))), str(tmp_path / "out"), "--quiet"]) == 1
     assert "fine/model.safetensors ended early" in " ".join(capsys.readouterr().err.split())
     assert {path.name for path in tmp_path.iterdir()} == {"models"}
@@ -361,7 +361,7 @@ def test_an_interruption_leaves_nothing(
     def interrupt(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run.os, "fsync", interrupt)
+    monkeypatch.setattr(run.os, "pwrite", interrupt)
     assert main([str(recipe(models, ("ann/fine", 0.5))), str(tmp_path / "out"), "--quiet"]) == 130
     assert {path.name for path in tmp_path.iterdir()} == {"models"}
 

@@ -10,9 +10,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from merging.engine.document import Document, Entry, Files, recipe_of
 from merging.engine.errors import RecipeError
-from merging.engine.mergekit import Document, Entry, read_yaml, write_yaml
-from merging.engine.recipe import Recipe, make_recipe
+from merging.engine.mergekit import read_yaml
+from merging.engine.mergekit_write import write_yaml
+from merging.engine.recipe import make_recipe
 
 PLAIN: dict[str, Any] = {
     "merge_method": "task_arithmetic",
@@ -88,6 +90,9 @@ def test_linear_needs_no_base_and_takes_the_first_model_for_it() -> None:
     document = read(merge_method="linear", base_model=None)
     assert (document.foundation, document.target) == ("ann/a", "ann/a")
     assert len(document.entries) == 2
+    house = {"foundation": "org/base", "target": "cy/t"}
+    document = read(merge_method="linear", base_model=None, armory=house)
+    assert (document.foundation, document.target) == ("org/base", "cy/t")
     listed = [{"model": "org/base", "parameters": {"weight": 1}}, *PLAIN["models"]]
     assert len(read(merge_method="linear", models=listed).entries) == 3
 
@@ -113,69 +118,94 @@ def test_the_target_is_taken_out_of_the_sum() -> None:
     ("changes", "named"),
     [
         # keys of mergekit that are not supported
-        ({"slices": [{"sources": []}]}, "`slices`"),
-        ({"modules": {}}, "`modules`"),
-        ({"chat_template": "auto"}, "`chat_template`"),
-        ({"tokenizer_source": "union"}, "`tokenizer_source: union`"),
-        ({"tokenizer_source": "ann/a"}, "`tokenizer_source: ann/a`"),
-        ({"tokenizer_source": ["base"]}, "`tokenizer_source: list`"),
-        ({"tokenizer": {"source": "union"}}, "union"),
-        ({"tokenizer": {"source": "base"}, "tokenizer_source": "union"}, "union"),
-        ({"tokenizer": {"source": "base", "tokens": {}}}, "`tokenizer: tokens`"),
-        ({"tokenizer": {"pad_to_multiple_of": 8}}, "`tokenizer: pad_to_multiple_of`"),
+        ({"chat_template": "auto"}, "`chat_template: auto` is not supported"),
+        ({"chat_template": "chatml"}, "`chat_template: chatml` is not supported"),
+        ({"chat_template": 5}, "`chat_template`"),
+        ({"tokenizer_source": ["base"]}, "`tokenizer_source`"),
+        ({"tokenizer": {"source": "base"}, "tokenizer_source": "union"}, "both"),
+        ({"tokenizer": {"tokens": {"<s>": {"source": "ann/a"}}}}, "`tokenizer.tokens`"),
+        ({"tokenizer": {"pad_to_multiple_of": "8"}}, "`tokenizer.pad_to_multiple_of`"),
         ({"tokenizer": "union"}, "`tokenizer`"),
         # misspelt or misplaced
         ({"parametres": {}}, "`parametres`"),
         ({"Models": []}, "`Models`"),
-        ({"armory": {"targit": "x"}}, "`armory: targit`"),
+        ({"tokenizer": {"sauce": "base"}}, "`tokenizer.sauce`"),
+        ({"armory": {"targit": "x"}}, "`armory.targit`"),
         ({"armory": "cy/t"}, "`armory`"),
         ({"armory": ["target"]}, "`armory`"),
-        ({"armory": {"target": 5}}, "`target`"),
-        ({"armory": {"dtype": "float32"}}, "`armory: dtype`"),
+        ({"armory": {"target": 5}}, "`armory.target`"),
+        ({"armory": {"target": "a+b"}}, "`armory.target`"),
+        ({"armory": {"dtype": "float32"}}, "`armory.dtype`"),
+        ({"armory": {"seed": -1}}, "`seed`"),
+        ({"armory": {"seed": "1"}}, "`seed`"),
+        ({"armory": {"rules": "skip *"}}, "`rules`"),
+        ({"armory": {"rules": ["sip *"]}}, "`sip *`"),
         ({"base_model": "org/base+ann/l"}, "org/base+ann/l"),
         ({"base_model": 5}, "`base_model`"),
         ({"base_model": ["org/base"]}, "`base_model`"),
         ({"base_model": "  "}, "`base_model`"),
         ({"merge_method": None}, "`merge_method`"),
         ({"merge_method": ["linear"]}, "`merge_method`"),
-        ({"merge_method": "ties"}, "ties"),
+        ({"merge_method": "tiez"}, "tiez"),
         ({"merge_method": "dare-ties"}, "dare-ties"),
         ({"base_model": None}, "`base_model`"),
         # types
         ({"dtype": "int8"}, "`dtype: int8`"),
+        ({"dtype": "float8_e5m2"}, "`dtype: float8_e5m2`"),
         ({"out_dtype": "auto"}, "`out_dtype: auto`"),
         ({"dtype": ["float32"]}, "`dtype: list`"),
         ({"dtype": {"a": 1}}, "`dtype: dict`"),
         ({"dtype": False}, "`dtype: False`"),
-        ({"parameters": {"weight": [1, 2]}}, "`weight` of parameters"),
-        ({"parameters": ["lambda"]}, "parameters of parameters must be a mapping"),
+        ({"parameters": ["lambda"]}, "`parameters` must be a mapping"),
+        ({"parameters": {"lambda": "1"}}, "`parameters.lambda`: `lambda` is a number"),
+        ({"parameters": {"lambda": None}}, "`parameters.lambda`: `lambda` is a number"),
+        ({"parameters": {"lambda": []}}, "`parameters.lambda`"),
+        ({"parameters": {"lambda": [{"value": 1}, {"value": 2}]}}, "can ever count"),
+        ({"parameters": {5: 1}}, "`parameters.5`"),
         # models
         ({"models": []}, "`models`"),
         ({"models": None}, "`models`"),
         ({"models": {"model": "a"}}, "`models`"),
-        ({"models": ["ann/a"]}, "`model`"),
-        ({"models": [{"parameters": {"weight": 1}}]}, "`model`"),
-        ({"models": [{"model": None, "parameters": {"weight": 1}}]}, "`model`"),
+        ({"models": ["ann/a"]}, "`models[0]` needs the key `model`"),
+        ({"models": [{"parameters": {"weight": 1}}]}, "`models[0]`"),
+        ({"models": [{"model": None, "parameters": {"weight": 1}}]}, "`models[0].model`"),
         ({"models": [{"model": "ann/a"}]}, "ann/a has no `weight`"),
-        ({"models": [{"model": "ann/a", "weight": 1}]}, "`weight`"),
+        ({"models": [*PLAIN["models"], {"model": "c", "weight": 1}]}, "`models[2].weight`"),
         (
             {"models": [{"model": "ann/a", "parameters": {"weight": 1, "density": 0.5}}]},
-            "`density`",
+            "`models[0].parameters.density`",
         ),
-        ({"models": [{"model": "ann/a", "parameters": 1}]}, "ann/a"),
+        (
+            {"models": [{"model": "ann/a", "parameters": {"weight": 1, "normalize": True}}]},
+            "`models[0].parameters.normalize`: a model cannot have its own `normalize`",
+        ),
+        ({"models": [{"model": "ann/a", "parameters": 1}]}, "`models[0].parameters`"),
         (
             {"models": [{"model": "org/base", "parameters": {"densty": 1}}, *PLAIN["models"]]},
-            "`densty`",
+            "`models[0].parameters.densty`",
         ),
         ({"models": [{"model": "org/base"}]}, "no model besides the base"),
-        ({"models": with_weight([0.1, 0.9])}, "`weight` of ann/a is a list"),
-        ({"models": with_weight([{"filter": "mlp", "value": 1}])}, "`weight` of ann/a is a list"),
-        ({"models": with_weight("much")}, "much is not a number"),
+        ({"models": with_weight("much")}, "`models[0].parameters.weight`: much is not a number"),
         ({"models": with_weight(True)}, "True is not a number"),
         ({"models": with_weight(None)}, "None is not a number"),
         ({"models": with_weight(float("nan"))}, "out of range"),
         ({"models": with_weight(float("inf"))}, "out of range"),
         ({"models": with_weight(1000)}, "out of range"),
+        ({"models": with_weight([0.1, "x"])}, "`models[0].parameters.weight`"),
+        ({"models": with_weight([{"filter": "mlp", "value": 1}])}, "match no filter"),
+        ({"models": with_weight({"filter": 5, "value": 1})}, "`weight`"),
+        # modules
+        ({"modules": {"a": {}}}, "both `models` and `modules`"),
+        ({"modules": {}, "models": None}, "`modules`"),
+        ({"modules": {"a": {"parameters": {}}}, "models": None}, "`modules.a`"),
+        ({"modules": {"a": {"modles": []}}, "models": None}, "`modules.a.modles`"),
+        (
+            {
+                "modules": {"a": {"models": PLAIN["models"]}, "b": {"models": with_weight(1)}},
+                "models": None,
+            },
+            "`modules.a` and `modules.b` differ",
+        ),
     ],
     ids=str,
 )
@@ -183,12 +213,91 @@ def test_what_is_not_understood_is_named(changes: dict[str, Any], named: str) ->
     assert named in refusal(**changes)
 
 
-@pytest.mark.parametrize("name", ["density", "epsilon", "weight", "t", "rescale"])
+@pytest.mark.parametrize("name", ["density", "epsilon", "t", "rescale"])
 def test_parameters_of_other_methods_are_named(name: str) -> None:
     """The peer ignores them, and writes another model than was asked for."""
-    document = read(parameters={name: 0.5})
-    with pytest.raises(RecipeError, match=f"no parameter `{name}`"):
-        recipe_of(document)
+    assert f"`parameters.{name}`" in refusal(parameters={name: 0.5})
+
+
+# Parameters: settings, and which place counts
+
+
+def terms_of(**changes: Any) -> list[Any]:
+    """The entries as (name, weight, parameters)."""
+    return [(e.model, e.weight, dict(e.parameters)) for e in read(**changes).entries]
+
+
+def test_a_weight_for_all_serves_models_without_one() -> None:
+    models = [{"model": "a"}, {"model": "b", "parameters": {"weight": 2}}]
+    found = terms_of(models=models, parameters={"weight": 0.3})
+    assert found == [("a", Decimal("0.3"), {}), ("b", Decimal(2), {})]
+
+
+@pytest.mark.parametrize(
+    ("weight", "coefficient", "schedule"),
+    [
+        ([0, 0.3, 1], "1", [0, 0.3, 1]),
+        ([0.5, 0.5], "0.5", None),
+        ({"value": 0.5}, "0.5", None),
+        ([{"filter": "mlp", "value": 0.5}, {"value": [0, 1]}], "1", None),
+        ([{"filter": "*", "value": 0.5}], "0.5", None),
+    ],
+    ids=str,
+)
+def test_weights_may_be_schedules(weight: Any, coefficient: str, schedule: Any) -> None:
+    ((_name, found, parameters),) = terms_of(models=with_weight(weight))
+    assert found == Decimal(coefficient)
+    if found == 1:
+        assert parameters["weight"] == (schedule or weight)
+
+
+def test_where_filters_end_the_next_place_is_asked() -> None:
+    models = with_weight([{"filter": "mlp", "value": 0.5}])
+    for outer, rest in ((2, [{"value": 2}]), ([0, 1], [{"value": [0, 1]}])):
+        ((_n, _c, found),) = terms_of(models=models, parameters={"weight": outer})
+        assert found["weight"] == [{"filter": "mlp", "value": 0.5}, *rest]
+    outer = [{"filter": "attn", "value": 3}, {"value": 4}]
+    ((_n, _c, found),) = terms_of(models=models, parameters={"weight": outer})
+    assert found["weight"] == [{"filter": "mlp", "value": 0.5}, *outer]
+
+
+def test_one_module_is_the_model() -> None:
+    modules = {"decoder": {"models": PLAIN["models"], "parameters": {"lambda": 0.5}}}
+    document = read(models=None, modules=modules, parameters={"lambda": 0.7, "normalize": 1})
+    assert document.parameters == {"lambda": 0.5, "normalize": True}
+    assert document.entries == read().entries
+    twice = {"vision": modules["decoder"], **modules}
+    assert read(models=None, modules=twice) == read(models=None, modules=modules)
+
+
+def test_numbers_may_be_written_as_people_write_them() -> None:
+    text = yaml.safe_dump(PLAIN) + "parameters: {lambda: 5e-1, normalize: 0, int8_mask: 1.0}\n"
+    assert read_yaml(text).parameters == {"lambda": 0.5, "normalize": False}
+
+
+def test_an_average_takes_the_base_for_a_model_too() -> None:
+    """As mergekit does: every model counts, so a base without a weight is a mistake."""
+    assert "org/base has no `weight`" in refusal(merge_method="linear")
+    models = [{"model": "ann/a"}]
+    found = terms_of(merge_method="linear", models=models, parameters={"weight": 0.5})
+    assert found == [("ann/a", Decimal("0.5"), {}), ("org/base", Decimal("0.5"), {})]
+
+
+def test_files_beside_the_weights() -> None:
+    found = read(
+        tokenizer={"source": "ann/a", "pad_to_multiple_of": 64},
+        chat_template="{{ messages }}",
+        armory={"configuration_from": "bo/b"},
+    )
+    assert found.files == Files("ann/a", 64, "{{ messages }}", "bo/b")
+    assert read(tokenizer_source="union").files.tokenizer_source == "union"
+    assert read(tokenizer={"pad_to_multiple_of": 8}).files.tokenizer_source == "union"
+
+
+def test_rules_and_seed() -> None:
+    document = read(armory={"rules": ["skip *embed* of ann/a", "keep  lm_head"], "seed": 7})
+    assert [rule.text for rule in document.rules] == ["skip *embed* of ann/a", "keep lm_head"]
+    assert document.seed == 7
 
 
 @pytest.mark.parametrize(
@@ -248,20 +357,8 @@ def name_of(ref: str) -> str:
     return f"org/{ref}"
 
 
-def recipe_of(document: Document) -> Recipe:
-    """The recipe that the command makes of a document, by references again."""
-
-    def ref(name: str) -> str:
-        return name.removeprefix("org/")
-
-    return make_recipe(
-        foundation=ref(document.foundation),
-        target=ref(document.target),
-        terms=[(ref(entry.lora or entry.model), entry.weight) for entry in document.entries],
-        method=document.method,
-        parameters=document.parameters,
-        out_dtype=document.out_dtype,
-    )
+def ref_of(model: str, lora: str | None) -> str:
+    return (lora or model).removeprefix("org/")
 
 
 coefficients = st.decimals(-100, 100, places=9).filter(bool)
@@ -299,14 +396,12 @@ def test_what_is_written_is_read_as_the_same_recipe(
     )
     text = write_yaml(recipe, name_of=name_of, form_of=FORMS.__getitem__, out_dtype=dtype)
     document = read_yaml(text)
-    assert recipe_of(document) == recipe
+    assert recipe_of(document, ref_of) == recipe
     assert {entry.lora for entry in document.entries if entry.lora} <= {"org/c"}
 
 
 def test_the_written_file_is_mergekits() -> None:
-    recipe = make_recipe(
-        foundation="f", target="t", terms=[("a", "0.5"), ("c", "-1")], parameters={"lambda": 0.8}
-    )
+    recipe = make_recipe(foundation="f", target="t", terms=[("a", "0.5"), ("c", "-1")])
     text = write_yaml(recipe, name_of=name_of, form_of=FORMS.__getitem__, out_dtype="BF16")
     data = yaml.safe_load(text)
     assert data == {
@@ -317,8 +412,21 @@ def test_the_written_file_is_mergekits() -> None:
             {"model": "org/a", "parameters": {"weight": 0.5}},
             {"model": "org/f+org/c", "parameters": {"weight": -1.0}},
         ],
-        "parameters": {"lambda": 0.8},
         "dtype": "float32",
         "out_dtype": "bfloat16",
         "armory": {"target": "org/t", "dtype": "target"},
     }
+    assert not text.startswith("#")
+
+
+def test_a_target_that_mergekit_cannot_say_is_not_one_more_model() -> None:
+    """With lambda it would be multiplied too."""
+    recipe = make_recipe(
+        foundation="f", target="t", terms=[("a", "0.5"), ("b", "1")], parameters={"lambda": 0.8}
+    )
+    text = write_yaml(recipe, name_of=name_of, form_of=FORMS.__getitem__, out_dtype="BF16")
+    assert [entry["model"] for entry in yaml.safe_load(text)["models"]] == ["org/a", "org/b"]
+    notes = [line for line in text.splitlines() if line.startswith("#")]
+    assert "armory: target" in notes[0]
+    assert "delta.safetensors" in notes[1]
+    assert recipe_of(read_yaml(text), ref_of) == recipe

@@ -208,7 +208,7 @@ VALID = json.loads(recipe().to_json())
             {"terms": [{"vector": ["a"], "coefficient": "1"}]},
             {"terms": [{"vector": "a", "coefficient": "x"}]},
             {"method": []},
-            {"method": "ties"},
+            {"method": "tiez"},
             {"parameters": 5},
             {"parameters": ["lambda"]},
             {"parameters": "lambda"},

@@ -61,10 +61,9 @@ def test_equal_recipes_have_one_hash() -> None:
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("slices: []", "slices"),
         ("parametres: {}", "parametres"),
         ("parameters: {density: 0.5}", "density"),
-        ("tokenizer_source: union", "union"),
+        ("chat_template: auto", "auto"),
         ("dtype: int8", "int8"),
     ],
 )

@@ -68,14 +68,15 @@ def read_picture(content: bytes) -> Image.Image:
             image.load()
         except Refusal:
             raise
-        except (
-            UnidentifiedImageError,
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ):
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise Refusal(
+                _(
+                    "The picture has far more than %(limit)d million pixels, the most that are "
+                    "accepted. Make it smaller first."
+                ),
+                limit=MAX_PIXELS // 10**6,
+            ) from None
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
             raise Refusal(
                 _("This is not a picture we can read: choose a PNG, JPEG or WebP file.")
             ) from None

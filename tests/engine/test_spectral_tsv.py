@@ -12,7 +12,7 @@ from tests.engine.test_spectral_shapes import matrix, orthogonal, polar_factor, 
 
 
 def reference(arrays: list[np.ndarray], weights: list[float], keep: int) -> np.ndarray:
-    """Full SVDs, top ``keep`` of each, Procrustes by the definition of the polar factor."""
+    """Full SVDs, top ``keep`` of each, Procrustes by the polar factor."""
     lefts, middles, rights = [], [], []
     for array, weight in zip(arrays, weights, strict=True):
         U, s, Vt = np.linalg.svd(array)

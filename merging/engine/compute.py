@@ -160,7 +160,12 @@ class Combination:
             update = self.results.get(tensor.name) if self.results else None
             if update is None:
                 assert self.method.whole is not None
-                update = self.method.whole(self._whole(tensor, Workspace()), arguments).reshape(-1)
+                try:
+                    update = self.method.whole(self._whole(tensor, Workspace()), arguments)
+                except MergeError:
+                    self._find_broken(tensor, 0, tensor.source.count, Workspace())
+                    raise
+                update = update.reshape(-1)
                 if self.results:
                     self.results.put(tensor.name, update)
         work.held = tensor, update
@@ -168,6 +173,22 @@ class Combination:
 
     def _explain(self, tensor: PlannedTensor, lo: int, hi: int, work: Workspace) -> None:
         """Raise MergeError: which number was broken from the start, or that the sum overflows."""
+        self._find_broken(tensor, lo, hi, work)
+        raise MergeError(
+            _(
+                "`%(tensor)s` does not fit into %(dtype)s: the merged numbers are too large. Use "
+                "smaller coefficients or another out_dtype (bfloat16, float32)."
+            ),
+            tensor=tensor.name,
+            dtype=tensor.out_dtype,
+        )
+
+    def _find_broken(self, tensor: PlannedTensor, lo: int, hi: int, work: Workspace) -> None:
+        """Raise MergeError where a source holds an infinity or a NaN among these elements."""
+        for first in range(lo, hi, BLOCK_ELEMENTS):
+            self._find_broken_block(tensor, first, min(first + BLOCK_ELEMENTS, hi), work)
+
+    def _find_broken_block(self, tensor: PlannedTensor, lo: int, hi: int, work: Workspace) -> None:
         block = Block(tensor.source, tensor.pieces, lo, hi, np.float64, work)
         sources: list[tuple[str, Callable[[], np.ndarray]]] = [(_("the target"), block.target)]
         if tensor.case == MERGED:
@@ -189,14 +210,6 @@ class Combination:
                     value="NaN" if np.isnan(numbers[broken[0]]) else "infinity",
                     at=lo + int(broken[0]),
                 )
-        raise MergeError(
-            _(
-                "`%(tensor)s` does not fit into %(dtype)s: the merged numbers are too large. Use "
-                "smaller coefficients or another out_dtype (bfloat16, float32)."
-            ),
-            tensor=tensor.name,
-            dtype=tensor.out_dtype,
-        )
 
 
 def arguments_of(

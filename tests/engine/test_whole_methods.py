@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from merging.engine.errors import MergeError
 from merging.engine.methods import METHODS
 from merging.engine.results import FolderResults
 from merging.engine.run import Equipment, stream, write_model
@@ -110,3 +111,15 @@ def test_a_cut_file_is_no_result(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     assert kept.get("x") is None
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_broken_number_is_named_by_model_and_tensor(tmp_path: Path) -> None:
+    """The decomposition only knows that something is not finite."""
+    base = foundation(torch.float32)
+    fine = tuned(base, 1)
+    fine["layers.1.weight"][2, 3] = float("nan")
+    opened = save(base, tmp_path / "base")
+    terms = [(vector(fine, tmp_path / "ann"), "1"), (vector(tuned(base, 2), tmp_path / "b"), "1")]
+    equipment = put_on(opened, opened, terms, method="tsv")
+    with pytest.raises(MergeError, match=r"`layers.1.weight` of ann holds NaN \(element 109\)"):
+        tensors_of(equipment)

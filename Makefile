@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PORT ?= 8000
 TESTS ?=
 JOBS ?= 2
@@ -42,17 +43,17 @@ install: $(DEV_STAMP)
 # reached, pip finds the common build by itself.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --no-deps --retries 0 --timeout 10 \
+	@$(PIP) --no-deps --retries 0 --timeout 10 \
 	    --index-url https://download.pytorch.org/whl/cpu \
 	    $$(grep -o '^torch==[^ ]*' requirements.txt) 2>/dev/null || true
 
 $(RUN_STAMP): | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(PIP) -r requirements.txt
 	@rm -f $(VENV)/.run-*
 	@touch $@
 
 $(DEV_STAMP): | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
 	@rm -f $(VENV)/.run-* $(VENV)/.dev-*
 	@touch $@ $(RUN_STAMP)
 

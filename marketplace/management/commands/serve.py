@@ -194,7 +194,7 @@ class Command(BaseCommand):
                 missing = "; ".join(str(s) for s in report.values() if " " in str(s))
                 if ready:
                     self.say(f"Armory is ready: http://{shown}:{port}")
-                elif now - began > 10 and missing != said:
+                elif missing and missing != said and now - began > 10:
                     self.say(f"Not ready yet: {missing}.")
                     said = missing
             time.sleep(TICK)

@@ -133,7 +133,11 @@ class Combination:
                 found = arguments_of(self.method, self.recipe, tensor, self.device)
                 if self.method.prepare is not None and not self._is_whole(tensor):
                     whole = self._whole(tensor, work)
-                    found = replace(found, state=self.method.prepare(whole, found))
+                    try:
+                        found = replace(found, state=self.method.prepare(whole, found))
+                    except MergeError:
+                        self._find_broken(tensor, 0, tensor.source.count, work)
+                        raise
                 self._arguments[tensor.name] = found
         return found
 

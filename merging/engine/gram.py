@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from .block import Block
+from .errors import MergeError, _
 from .whole import SEGMENT, Whole
 
 LANES = 32
@@ -64,12 +65,26 @@ def gram(whole: Whole, rows_of: Rows, along: Along = "all") -> np.ndarray:
     """Inner products of the K rows that ``rows_of`` gives of every block: (m, K, K), float64.
 
     ``along`` says of which vectors: the flattened tensor (m = 1), each run of the last axis, or
-    each run of the first.
+    each run of the first. Raises MergeError where a product is infinite or no number.
     """
-    if along == "columns":
-        return _of_columns(whole, rows_of)
-    if along == "rows":
-        return _of_rows(whole, rows_of)
+    found = {"all": _of_all, "rows": _of_rows, "columns": _of_columns}[along](whole, rows_of)
+    if not np.isfinite(found).all():
+        raise MergeError(
+            _(
+                "`%(tensor)s` holds numbers whose squares are too large to be added. Use a rule "
+                "`keep %(tensor)s`."
+            ),
+            tensor=whole.name,
+        )
+    return found
+
+
+def row_length(shape: tuple[int, ...]) -> int:
+    """Length of the last axis; 1 of a scalar."""
+    return shape[-1] if shape else 1
+
+
+def _of_all(whole: Whole, rows_of: Rows) -> np.ndarray:
     total = None
     for block in whole.blocks():
         rows = rows_of(block)
@@ -78,11 +93,6 @@ def gram(whole: Whole, rows_of: Rows, along: Along = "all") -> np.ndarray:
         total = found if total is None else total + found
     assert total is not None
     return total
-
-
-def row_length(shape: tuple[int, ...]) -> int:
-    """Length of the last axis; 1 of a scalar."""
-    return shape[-1] if shape else 1
 
 
 def _of_rows(whole: Whole, rows_of: Rows) -> np.ndarray:

@@ -9,6 +9,7 @@ ones. The target is mergekit's ``base_model``, the one term the other model.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,35 +150,36 @@ def prepare(whole: Whole, arguments: Arguments) -> Importance:
     coarse = np.zeros(2**15, np.int64)
     for block in whole.blocks(step):
         target, model = block.target(), block.model(0)
+        if not (np.isfinite(target).all() and np.isfinite(model).all()):
+            # It would not reach the result, but spoil the choice among its neighbours.
+            raise MergeError(_("`%(tensor)s` holds an infinity or a NaN."), tensor=whole.name)
         found = np.empty(block.size // width)
         _divergences(target, model, width, found)
-        if not np.isfinite(found).all():
-            raise MergeError(
-                _(
-                    "`%(tensor)s` of the target or of the other model holds an infinity or a NaN "
-                    "(row %(row)d): that checkpoint is broken. Use another one, or a rule "
-                    "`keep %(tensor)s`."
-                ),
-                tensor=whole.name,
-                row=block.lo // width + int(np.flatnonzero(~np.isfinite(found))[0]),
-            )
         parts.append(found.astype(np.float32))
         coarse += np.bincount(_bits(block, parts[-1], width, block.lo) >> 16, minlength=2**15)
     divergence = np.concatenate(parts)
-    ranks = [(whole.count - 1) * quarter // 4 for quarter in (1, 2, 3)]
-    bins = np.searchsorted(np.cumsum(coarse), ranks, side="right")
-    fine = {int(bin_): np.zeros(2**16, np.int64) for bin_ in bins}
-    for block in whole.blocks(step):
-        bits = _bits(block, divergence, width, 0)
-        for bin_, counts in fine.items():
-            counts += np.bincount(bits[bits >> 16 == bin_] & 0xFFFF, minlength=2**16)
-    quartiles = []
-    for rank, bin_ in zip(ranks, bins, strict=True):
-        left = rank - int(coarse[:bin_].sum())
-        low = int(np.searchsorted(np.cumsum(fine[int(bin_)]), left, side="right"))
-        quartiles.append(np.array((int(bin_) << 16) | low, np.uint32).view(np.float32)[()])
-    first, median, third = quartiles
+    bits = (_bits(block, divergence, width, 0) for block in whole.blocks(step))
+    first, median, third = _quartiles(whole.count, coarse, bits)
     return Importance(divergence, np.float32(median + np.float32(1.5) * (third - first)))
+
+
+def _quartiles(count: int, coarse: np.ndarray, bits: Iterable[np.ndarray]) -> np.ndarray:
+    """The three quartiles (3,), float32, of ``count`` numbers given as ``bits``.
+
+    ``coarse`` (2¹⁵,) says how many of them have the same upper half.
+    """
+    ranks = [(count - 1) * quarter // 4 for quarter in (1, 2, 3)]
+    upper = [int(half) for half in np.searchsorted(np.cumsum(coarse), ranks, side="right")]
+    fine = {half: np.zeros(2**16, np.int64) for half in upper}
+    for run in bits:
+        for half, counts in fine.items():
+            counts += np.bincount(run[run >> 16 == half] & 0xFFFF, minlength=2**16)
+    found = []
+    for rank, half in zip(ranks, upper, strict=True):
+        left = rank - int(coarse[:half].sum())
+        lower = int(np.searchsorted(np.cumsum(fine[half]), left, side="right"))
+        found.append((half << 16) | lower)
+    return np.array(found, np.uint32).view(np.float32)
 
 
 def _bits(block: Block, divergence: np.ndarray, width: int, start: int) -> np.ndarray:

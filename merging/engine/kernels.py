@@ -39,7 +39,8 @@ def _as_bits(_context: Any, _number: Any) -> Any:
     return types.uint32(types.float32), generate
 
 
-# Loops run over slices from 0 on: an index that might be negative cannot be vectorised.
+# Loops run over slices from 0 on: an index that might be negative cannot be vectorised, nor can a
+# row of a slice of a matrix, whose stride is not known.
 
 
 @njit(nogil=True, cache=True)
@@ -61,39 +62,57 @@ def _subtract_bf16(stored, base, out):
 
 
 @njit(nogil=True, cache=True)
-def _four_steps(out, f0, r0, f1, r1, f2, r2, f3, r3):
-    for j in range(out.size):
-        total = out[j] + f0 * r0[j]
-        total = total + f1 * r1[j]
-        total = total + f2 * r2[j]
-        out[j] = total + f3 * r3[j]
+def _scale(x, factor):
+    for i in range(x.size):
+        x[i] = factor * x[i]
+
+
+@njit(nogil=True, cache=True)
+def _four_steps(x, y, f, g, r0, r1, r2, r3):
+    # Four steps of the sums of two rows: what is loaded of the right factor serves both.
+    f0, f1, f2, f3 = f[0], f[1], f[2], f[3]
+    g0, g1, g2, g3 = g[0], g[1], g[2], g[3]
+    for j in range(x.size):
+        a, b, c, d = r0[j], r1[j], r2[j], r3[j]
+        first = x[j] + f0 * a
+        first = first + f1 * b
+        first = first + f2 * c
+        second = y[j] + g0 * a
+        second = second + g1 * b
+        second = second + g2 * c
+        x[j] = first + f3 * d
+        y[j] = second + g3 * d
 
 
 @njit(nogil=True, cache=True)
 def _low_rank_rows(out, left, right, scale):
     # out (rows, columns) = scale · left (rows, r) · right (r, columns), summed over r in order.
-    # Four steps of the sum at a time, a run of columns at a time: fewer loads, the same additions.
+    # Two rows, four steps and a run of columns at a time: fewer loads, the same additions.
     rows, rank = left.shape
     columns = right.shape[1]
     width = 1024
     for first in range(0, columns, width):
         last = min(first + width, columns)
-        run = right[:, first:last]
-        for i in range(rows):
-            goal = out[i, first:last]
-            goal[:] = 0
-            k = 0
-            while k + 4 <= rank:
-                _four_steps(
-                    goal, left[i, k], run[k], left[i, k + 1], run[k + 1],
-                    left[i, k + 2], run[k + 2], left[i, k + 3], run[k + 3],
-                )  # fmt: skip
-                k += 4
-            while k < rank:
-                _add_scaled(goal, left[i, k], run[k])
-                k += 1
-            for j in range(goal.size):
-                goal[j] = scale * goal[j]
+        for i in range(0, rows, 2):
+            x = out[i, first:last]
+            x[:] = 0
+            done = 0
+            if i + 1 < rows:
+                y = out[i + 1, first:last]
+                y[:] = 0
+                while done + 4 <= rank:
+                    _four_steps(
+                        x, y, left[i, done : done + 4], left[i + 1, done : done + 4],
+                        right[done, first:last], right[done + 1, first:last],
+                        right[done + 2, first:last], right[done + 3, first:last],
+                    )  # fmt: skip
+                    done += 4
+                for k in range(done, rank):
+                    _add_scaled(y, left[i + 1, k], right[k, first:last])
+                _scale(y, scale)
+            for k in range(done, rank):
+                _add_scaled(x, left[i, k], right[k, first:last])
+            _scale(x, scale)
 
 
 @njit(nogil=True, cache=True)

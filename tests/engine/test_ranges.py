@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from merging.engine import layout, run
+from merging.engine import compute, layout, run
 from merging.engine.block import Workspace
 from merging.engine.run import Equipment, stream, write_model
 from tests.engine.models import State, lora, put_on, shards, tuned, vector
@@ -127,7 +127,7 @@ def test_any_range_is_that_slice_of_the_whole(
     near = len(file.header)
     spot = st.one_of(st.integers(0, len(raw)), st.integers(near - 3, len(raw)))
     start, stop = sorted((data.draw(spot), data.draw(spot)))
-    monkeypatch.setattr(layout, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(compute, "BLOCK_ELEMENTS", elements)
     monkeypatch.setattr(layout, "COPY_BYTES", copied)
     monkeypatch.setattr(run, "PIECE_BYTES", piece)
     pieces = list(stream(file, start, stop))
@@ -203,7 +203,7 @@ def test_a_written_model_is_the_streamed_one(
     told: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "TASK_BYTES", task)
-        patch.setattr(layout, "BLOCK_ELEMENTS", elements)
+        patch.setattr(compute, "BLOCK_ELEMENTS", elements)
         write_model(equipment, folder, {}, on_bytes=told.append, threads=threads)
     written = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
     assert written == whole

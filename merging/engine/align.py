@@ -7,7 +7,7 @@ a ``rename`` rule.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vectors.tensorfile.checkpoint import Checkpoint
@@ -15,9 +15,10 @@ from vectors.tensorfile.dtypes import DTYPES
 from vectors.tensorfile.lora import Adapter
 from vectors.tensorfile.names import match_names
 
-from .decisions import Decisions
+from .decisions import Choice, Decision, Decisions
 from .errors import MergeError, _
-from .fitting import fit_piece
+from .fitting import fit_piece, fit_untouched
+from .grafts import additions, grafted, taken
 from .pieces import Piece, TensorLike, Untouched
 from .report import COPIED, KEPT, MERGED, TAKEN, UNTOUCHED, Report
 from .rules import Rule
@@ -86,8 +87,54 @@ class Alignment:
     target_tokens: Callable[[], Vocabulary] | None
     foundation_ref: str
     foundation_tokens: Callable[[], Vocabulary] | None
+    decisions: Decisions
     operates_on: str = "deltas"
     report: Report = field(default_factory=Report)
+    _goals: dict[str, tuple[dict[str, str], str]] = field(default_factory=dict)
+
+    @property
+    def foundation_source(self) -> TermSource:
+        """The foundation as a model like the others."""
+        label, tokens = _("the foundation"), self.foundation_tokens
+        return TermSource(self.foundation_ref, label, "full", self.foundation, tokens)
+
+    def goals_of(self, source: TermSource) -> tuple[dict[str, str], str]:
+        """Name of a model → its name in the target, and the prefix by which they were matched.
+
+        Raises MergeError where a rule gives two tensors one name.
+        """
+        if source.ref not in self._goals:
+            self._goals[source.ref] = self._find_goals(source)
+        return self._goals[source.ref]
+
+    def names_of(self, source: TermSource) -> dict[str, str]:
+        """Name in the target → the model's own name; what the target lacks keeps its name."""
+        goals, _prefix = self.goals_of(source)
+        return {goals.get(name, name): name for name in source.names}
+
+    def _find_goals(self, source: TermSource) -> tuple[dict[str, str], str]:
+        names = source.names
+        if source.content is self.target:
+            return {name: name for name in names}, ""
+        renamed = {name: self.decisions.rename(name, source.ref) for name in names}
+        if all(goal is None for goal in renamed.values()):
+            return match_names(names, self.target.tensors)
+        owners: dict[str, str] = {}
+        for name, given in renamed.items():
+            goal = given or name
+            if goal in owners:
+                raise MergeError(
+                    _(
+                        "`%(first)s` and `%(second)s` of %(label)s would both be `%(tensor)s`: "
+                        "each tensor needs a name of its own. Change a `rename` rule."
+                    ),
+                    first=owners[goal],
+                    second=name,
+                    label=source.label,
+                    tensor=goal,
+                )
+            owners[goal] = name
+        return {name: goal for goal, name in owners.items()}, ""
 
 
 def align(
@@ -109,6 +156,7 @@ def align(
     not fit, and naming the rule that no tensor obeys. The plan keeps target order; tensors that
     rules add come last.
     """
+    decisions = Decisions(rules, terms)
     work = Alignment(
         target,
         foundation,
@@ -117,85 +165,120 @@ def align(
         target_tokens,
         foundation_ref,
         foundation_tokens,
+        decisions,
         operates_on,
     )
-    report = work.report
-    decisions = Decisions(rules, terms)
-    base_names, _prefix = _goals(
-        list(foundation.tensors), foundation_ref, target.tensors, decisions
-    )
-    base_of = {goal: foundation.tensors[name] for name, goal in base_names.items()}
-    found = [_sources(work, term, base_of, decisions) for term in terms]
+    base_of = _bases(work)
+    found = [_sources(work, term, base_of) for term in terms]
     places = positions(target.tensors)
     planned = []
     for tensor in target.tensors.values():
         decision = decisions.of(tensor.name)
         if decision.drop:
-            report.removed.append(tensor.name)
+            work.report.removed.append(tensor.name)
             continue
-        if decision.take is not None:
-            planned.append(_taken(work, tensor.name, decision.take, decisions, out_dtype))
-            continue
-        mergeable = DTYPES[tensor.dtype].mergeable and tensor.count > 0
-        base = base_of.get(tensor.name)
-        pieces = tuple(
-            _piece(work, term, names.get(tensor.name), tensor, base, decision.terms[at])
-            for at, (term, names) in enumerate(zip(terms, found, strict=True))
-        )
-        case = _case(mergeable, base, pieces, operates_on, target is foundation, decision.keep)
-        source: TensorLike = tensor
-        for rule in decision.rows:
-            source = _with_rows(work, source, rule, decisions)
-            case = TAKEN if case != MERGED else case
-        report.cases[case].append(tensor.name)
-        final = out_dtype if out_dtype and mergeable else tensor.dtype
+        own = [names.get(tensor.name) for names in found]
+        plan = _plan(work, tensor, base_of.get(tensor.name), own, decision)
         planned.append(
-            PlannedTensor(
-                tensor.name,
-                source,
-                case,
-                pieces if case == MERGED else (),
-                final,
-                tuple(choice.factor for choice in decision.terms),
-                places.get(tensor.name, 0.0),
+            replace(
+                plan,
+                out_dtype=_final(out_dtype, plan.source, plan.out_dtype),
+                position=places.get(tensor.name, 0.0),
             )
         )
-    planned += _additions(work, rules, decisions, out_dtype)
-    decisions.check(report)
-    return planned, report
+    for name, added in additions(work, rules).items():
+        out = _final(out_dtype, added, added.dtype)
+        planned.append(PlannedTensor(name, added, TAKEN, (), out))
+    for plan in planned:
+        work.report.cases[plan.case].append(plan.name)
+    decisions.check(work.report)
+    return planned, work.report
 
 
-def _goals(
-    names: Sequence[str], ref: str, wanted: Mapping[str, Any], decisions: Decisions
-) -> tuple[dict[str, str], str]:
-    """Name of a model → name in the target, and the prefix by which they were matched."""
-    renamed = {name: decisions.rename(name, ref) for name in names}
-    if any(goal is not None for goal in renamed.values()):
-        goals = {name: goal if goal is not None else name for name, goal in renamed.items()}
-        return {name: goal for name, goal in goals.items() if goal in wanted}, ""
-    return match_names(names, wanted)
+def _final(wanted: str | None, tensor: TensorLike, otherwise: str) -> str:
+    """The type that a tensor is written in: what the recipe says, for floating-point numbers."""
+    return wanted if wanted and DTYPES[tensor.dtype].mergeable and tensor.count else otherwise
 
 
-def _sources(
-    work: Alignment, term: TermSource, base_of: Mapping[str, Any], decisions: Decisions
-) -> dict[str, str]:
+def _plan(
+    work: Alignment,
+    tensor: TensorLike,
+    base: TensorLike | None,
+    own: Sequence[str | None],
+    decision: Decision,
+) -> PlannedTensor:
+    """What becomes of one tensor of the target; ``own`` are the terms' names for it."""
+    source: TensorLike = tensor
+    pieces: tuple[Piece | None, ...] = ()
+    if decision.take is not None:
+        source, case = taken(work, tensor.name, decision.take), TAKEN
+    elif decision.stays:
+        case = KEPT if decision.keep else _case(work, tensor, base, ())
+    else:
+        pieces = tuple(
+            _piece(work, term, name, tensor, base, choice)
+            for term, name, choice in zip(work.terms, own, decision.terms, strict=True)
+        )
+        case = _case(work, tensor, base, pieces)
+    out, factors = source.dtype, tuple(choice.factor for choice in decision.terms)
+    if decision.rows:
+        graft = grafted(work, source, decision.rows)
+        source = graft.tensor
+        pieces = tuple(graft.spare(piece, work.operates_on) for piece in pieces)
+        case = MERGED if case == MERGED else TAKEN
+    if case != MERGED:
+        pieces = ()
+    elif work.operates_on == "models" and not any(factors):
+        raise MergeError(
+            _("The rules leave `%(tensor)s` no weight to average with: use `keep %(tensor)s`."),
+            tensor=tensor.name,
+        )
+    return PlannedTensor(tensor.name, source, case, pieces, out, factors)
+
+
+def _bases(work: Alignment) -> dict[str, TensorLike]:
+    """Tensor of the target → the foundation's. A matrix that the target stores twice and the
+    foundation once is one matrix."""
+    goals, _prefix = work.goals_of(work.foundation_source)
+    stored = work.target.tensors
+    found: dict[str, TensorLike] = {
+        goal: work.foundation.tensors[name] for name, goal in goals.items() if goal in stored
+    }
+    lacking = [name for name in stored if name not in found and len(stored[name].shape) == 2]
+    for name, twin in tied_twins(work.target, lacking).items():
+        if twin in found:
+            found[name] = found[twin]
+    return found
+
+
+def _sources(work: Alignment, term: TermSource, base_of: Mapping[str, Any]) -> dict[str, str]:
     """Tensor of the target → the term's own name for it; the rest is reported."""
-    report = work.report
-    goals, prefix = _goals(term.names, term.ref, work.target.tensors, decisions)
+    report, target = work.report, work.target
+    goals, prefix = work.goals_of(term)
     if prefix:
         report.renamed[term.label] = prefix
     found: dict[str, str] = {}
-    lost = []
+    rest: dict[str, str] = {}
     for name in term.names:
-        goal = goals.get(name)
-        if goal is not None and goal in base_of:
+        goal = goals.get(name, name)
+        if name in goals and goal in base_of:
             found[goal] = name
-        elif not decisions.speaks_of(goal or decisions.rename(name, term.ref) or name, term.ref):
-            lost.append(name)
+        else:
+            rest[name] = goal
     if isinstance(term.content, Checkpoint) and term.form == "full":
-        lost = _untie(work, term, term.content, found, lost, base_of)
-    if lost:
-        report.dropped[term.label] = lost
+        rest = _untie(work, term, term.content, found, rest, base_of)
+    for name, goal in rest.items():
+        rule = work.decisions.speaks_of(goal, term.ref)
+        if rule is not None and rule.action == "take":
+            if rule.source != term.ref:
+                report.left_out.setdefault(term.label, []).append(name)
+        elif goal in target.tensors:
+            if term.content is not target:
+                report.unfounded.setdefault(term.label, []).append(name)
+        elif rule is not None:
+            report.left_out.setdefault(term.label, []).append(name)
+        else:
+            report.dropped.setdefault(term.label, []).append(name)
     return found
 
 
@@ -204,50 +287,44 @@ def _untie(
     term: TermSource,
     content: Checkpoint,
     found: dict[str, str],
-    lost: list[str],
+    rest: dict[str, str],
     base_of: Mapping[str, Any],
-) -> list[str]:
+) -> dict[str, str]:
     """A matrix that one side stores twice and the other once is one matrix.
 
     A second copy in the term is no loss; a second copy in the target gets what the first gets.
     """
-    tied: dict[str, str] = {}
-    if lost:
-        twins = tied_twins(content)
-        tied |= {name: twins[name] for name in lost if name in twins}
+    unsaid = [name for name in rest if work.decisions.speaks_of(rest[name], term.ref) is None]
+    tied = tied_twins(content, unsaid)
     missing = [name for name in base_of if name not in found]
-    if missing:
-        twins = tied_twins(work.target)
-        for name in missing:
-            twin = twins.get(name)
-            if twin in found:
-                found[name] = found[twin]
-                tied[name] = twin
+    for name, twin in tied_twins(work.target, missing).items():
+        if twin in found:
+            found[name] = found[twin]
+            tied[name] = twin
     if tied:
         work.report.tied[term.label] = tied
-    return [name for name in lost if name not in tied]
+    return {name: goal for name, goal in rest.items() if name not in tied}
 
 
 def _case(
-    mergeable: bool,
-    base: TensorLike | None,
-    pieces: Sequence[Piece | None],
-    operates_on: str,
-    target_is_foundation: bool,
-    keep: bool,
+    work: Alignment, tensor: TensorLike, base: TensorLike | None, pieces: Sequence[Piece | None]
 ) -> str:
-    if not mergeable:
+    if not _mergeable(tensor):
         return COPIED
-    if base is None or keep:
+    if base is None:
         return KEPT
-    if operates_on == "models":
+    left_alone = all(isinstance(piece, Untouched) for piece in pieces)
+    if work.operates_on == "models":
         if any(piece is None for piece in pieces):
             return KEPT
-        if target_is_foundation and all(isinstance(piece, Untouched) for piece in pieces):
-            return UNTOUCHED
-        return MERGED if pieces else UNTOUCHED
+        still = not pieces or (left_alone and work.target is work.foundation)
+        return UNTOUCHED if still else MERGED
     touched = any(piece is not None and not isinstance(piece, Untouched) for piece in pieces)
     return MERGED if touched else UNTOUCHED
+
+
+def _mergeable(tensor: TensorLike) -> bool:
+    return DTYPES[tensor.dtype].mergeable and tensor.count > 0
 
 
 def _piece(
@@ -256,108 +333,15 @@ def _piece(
     name: str | None,
     tensor: TensorLike,
     base: TensorLike | None,
-    choice: Any,
+    choice: Choice,
 ) -> Piece | None:
-    if base is None or not DTYPES[tensor.dtype].mergeable or tensor.count == 0:
-        return Untouched(base, min(base.count, tensor.count)) if base is not None else None
-    if choice.skip:
-        return Untouched(base, min(base.count, tensor.count))
+    if base is None or not _mergeable(tensor):
+        return None
+    if choice.skip or (choice.factor == 0 and work.operates_on == "deltas"):
+        return fit_untouched(work, term, tensor, base)
     if name is None:
         if term.form == "full":
             work.report.absent.setdefault(term.label, []).append(tensor.name)
             return None
-        return Untouched(base, min(base.count, tensor.count))
+        return fit_untouched(work, term, tensor, base)
     return fit_piece(work, term, name, tensor, base, by_token=choice.map)
-
-
-def _taken(
-    work: Alignment, goal: str, rule: Rule, decisions: Decisions, out_dtype: str | None
-) -> PlannedTensor:
-    source = _model(work, rule)
-    names = {decisions.rename(name, source.ref) or name: name for name in source.names}
-    if goal not in names or isinstance(source.content, Adapter):
-        raise MergeError(
-            _("The rule `%(rule)s`: %(label)s has no `%(tensor)s` to take."),
-            rule=rule.text,
-            label=source.label,
-            tensor=goal,
-        )
-    tensor = source.content.tensors[names[goal]]
-    work.report.cases[TAKEN].append(goal)
-    final = out_dtype if out_dtype and DTYPES[tensor.dtype].mergeable else tensor.dtype
-    return PlannedTensor(goal, tensor, TAKEN, (), final)
-
-
-def _additions(
-    work: Alignment, rules: Sequence[Rule], decisions: Decisions, out_dtype: str | None
-) -> list[PlannedTensor]:
-    """Tensors that ``take`` rules bring and the target does not have."""
-    added: dict[str, PlannedTensor] = {}
-    for rule in rules:
-        if rule.action != "take" or rule.rows:
-            continue
-        source = _model(work, rule)
-        for name in source.names:
-            goal = decisions.rename(name, source.ref) or name
-            if rule.matches(goal) and goal not in work.target.tensors and goal not in added:
-                decisions.count(rule)
-                added[goal] = _taken(work, goal, rule, decisions, out_dtype)
-    return list(added.values())
-
-
-def _with_rows(work: Alignment, tensor: TensorLike, rule: Rule, decisions: Decisions) -> TensorLike:
-    from .vocabulary import copy_rows  # vocabularies are read only where a rule asks
-
-    source = _model(work, rule)
-    names = {decisions.rename(name, source.ref) or name: name for name in source.names}
-    name = names.get(tensor.name)
-    if name is None or isinstance(source.content, Adapter):
-        raise MergeError(
-            _("The rule `%(rule)s`: %(label)s has no `%(tensor)s` to take."),
-            rule=rule.text,
-            label=source.label,
-            tensor=tensor.name,
-        )
-    return copy_rows(
-        tensor,
-        source.content.tensors[name],
-        dict(rule.rows),
-        tokens_of(work.target_tokens, _("the target")),
-        tokens_of(source.tokens, source.label),
-        label=source.label,
-    )
-
-
-def _model(work: Alignment, rule: Rule) -> TermSource:
-    """The model a ``take`` rule names: a term, the foundation, or one only it names."""
-    for term in work.terms:
-        if term.ref == rule.source:
-            return term
-    if rule.source in work.extras:
-        return work.extras[rule.source]
-    if rule.source == work.foundation_ref:
-        return TermSource(
-            work.foundation_ref,
-            _("the foundation"),
-            "full",
-            work.foundation,
-            work.foundation_tokens,
-        )
-    raise MergeError(
-        _("The rule `%(rule)s` names %(ref)s, which is no part of the recipe."),
-        rule=rule.text,
-        ref=str(rule.source),
-    )
-
-
-def tokens_of(read: Callable[[], Vocabulary] | None, label: str) -> Vocabulary:
-    """The vocabulary of a model; raises MergeError where none is known."""
-    if read is None:
-        raise MergeError(
-            _(
-                "Rows are matched by token, but no tokenizer of %(label)s is known: add its "
-                "tokenizer.json."
-            ),
-            label=label,
-        )
-    return read()

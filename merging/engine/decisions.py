@@ -33,28 +33,35 @@ class Decision:
     take: Rule | None = None
     rows: tuple[Rule, ...] = ()
 
+    @property
+    def stays(self) -> bool:
+        """Whether the target's numbers stay: a rule keeps them, or no vector may touch them."""
+        return self.keep or all(choice.skip for choice in self.terms)
+
 
 class Decisions:
-    """The rules, applied by name; it counts which of them decide anything."""
+    """The rules, applied by name; it notes which of them decide anything."""
 
     def __init__(self, rules: Sequence[Rule], terms: Sequence[TermSource]) -> None:
         self._rules = rules
         self._refs = [term.ref for term in terms]
-        self._used: dict[Rule, int] = dict.fromkeys(rules, 0)
+        self._decided: dict[Rule, set[str]] = {rule: set() for rule in rules}
+        self._met: set[Rule] = set()
 
-    def count(self, rule: Rule) -> None:
-        """``rule`` decided something about one more tensor."""
-        self._used[rule] += 1
+    def note(self, rule: Rule, name: str) -> None:
+        """``rule`` decided something about the tensor ``name`` of the result."""
+        self._decided[rule].add(name)
 
     def rename(self, name: str, ref: str) -> str | None:
         """The name in the target that the first ``rename`` for ``ref`` gives, or None."""
+        goal = None
         for rule in self._rules:
-            if rule.action == "rename" and rule.concerns(ref):
-                found = rule.renamed(name)
-                if found is not None:
-                    self.count(rule)
-                    return found
-        return None
+            if rule.action == "rename" and rule.concerns(ref) and rule.matches(name):
+                self._met.add(rule)
+                if goal is None:
+                    goal = rule.renamed(name)
+                    self.note(rule, goal or name)
+        return goal
 
     def of(self, name: str) -> Decision:
         """What happens to the tensor ``name`` of the target: the first rule that matches counts."""
@@ -64,46 +71,72 @@ class Decisions:
         for rule in self._rules:
             if rule.action == "rename" or not rule.matches(name):
                 continue
-            concerned = [at for at, ref in enumerate(self._refs) if rule.concerns(ref)]
-            if rule.action == "merge":
-                for at in concerned:
-                    if at not in scaled and rule.factor is not None:
-                        decision.terms[at].factor = float(rule.factor)
-                scaled.update(concerned)
-            elif rule.action in ("skip", "map"):
-                for at in concerned:
-                    if at not in settled:
-                        decision.terms[at].skip = rule.action == "skip"
-                        decision.terms[at].map = rule.action == "map"
-                settled.update(concerned)
-            elif rule.action == "take" and rule.rows:
+            concerned = {at for at, ref in enumerate(self._refs) if rule.concerns(ref)}
+            if self._refs and not concerned:
+                continue
+            self._met.add(rule)
+            if rule.action == "take" and rule.rows:
                 decision.rows = (*decision.rows, rule)
+            elif rule.action in ("merge", "skip", "map"):
+                before = scaled if rule.action == "merge" else settled
+                for at in concerned - before:
+                    _choose(decision.terms[at], rule)
+                if self._refs and concerned <= before:
+                    continue
+                before |= concerned
+            elif self._refs and len(settled) == len(self._refs):
+                continue
             else:
                 decision.keep = rule.action == "keep"
                 decision.drop = rule.action == "drop"
                 decision.take = rule if rule.action == "take" else None
-                self.count(rule)
+                self.note(rule, name)
                 return decision
-            self.count(rule)
+            self.note(rule, name)
         return decision
 
-    def speaks_of(self, name: str, ref: str) -> bool:
-        """Whether a rule says what becomes of a tensor that only the model ``ref`` has."""
+    def speaks_of(self, name: str, ref: str) -> Rule | None:
+        """The rule that says what becomes of a tensor that the model ``ref`` has, and the
+        foundation or the target has not."""
         for rule in self._rules:
-            said = (rule.action in ("drop", "skip") and rule.concerns(ref)) or (
-                rule.action == "take" and not rule.rows
-            )
-            if said and rule.matches(name):
+            if rule.matches(name) and (
+                rule.action == "drop"
+                or (rule.action == "skip" and rule.concerns(ref))
+                or (rule.action == "take" and not rule.rows)
+            ):
                 if rule.action != "take":
-                    self.count(rule)
-                return True
-        return False
+                    self.note(rule, name)
+                return rule
+        return None
+
+    def adds(self, name: str) -> Rule | None:
+        """The ``take`` rule that brings the tensor ``name``, which the target lacks."""
+        for rule in self._rules:
+            if rule.action in ("take", "drop") and not rule.rows and rule.matches(name):
+                return rule if rule.action == "take" else None
+        return None
 
     def check(self, report: Report) -> None:
-        """Put the counts into ``report``; raise MergeError where a rule met no tensor."""
+        """Put the counts into ``report``; raise MergeError where a rule decided nothing."""
         for rule in self._rules:
-            if self._used[rule] == 0:
+            if self._decided[rule]:
+                report.rules.append({"rule": rule.text, "tensors": len(self._decided[rule])})
+            elif rule in self._met:
+                raise MergeError(
+                    _(
+                        "The rule `%(rule)s` decides nothing: earlier rules decide all the tensors "
+                        "it matches. The first rule that matches counts."
+                    ),
+                    rule=rule.text,
+                )
+            else:
                 raise MergeError(
                     _("The rule `%(rule)s` matches no tensor: check its pattern."), rule=rule.text
                 )
-            report.rules.append({"rule": rule.text, "tensors": self._used[rule]})
+
+
+def _choose(choice: Choice, rule: Rule) -> None:
+    if rule.factor is not None:
+        choice.factor = float(rule.factor)
+    else:
+        choice.skip, choice.map = rule.action == "skip", rule.action == "map"

@@ -10,7 +10,7 @@ from vectors.tensorfile.lora import Adapter
 from vectors.tensorfile.names import VOCABULARY, shape_text
 
 from .errors import MergeError, _
-from .pieces import Difference, Piece, Product, Stored, TensorLike
+from .pieces import Difference, Piece, Product, Stored, TensorLike, Untouched
 
 if TYPE_CHECKING:
     from .align import Alignment, TermSource
@@ -48,6 +48,18 @@ def fit_piece(
     return _make(term, name, base, rows * per_row)
 
 
+def fit_untouched(
+    work: Alignment, term: TermSource, tensor: TensorLike, base: TensorLike
+) -> Untouched:
+    """The piece of a term that leaves ``tensor`` as the foundation has it.
+
+    Raises MergeError where an average asks for numbers of the foundation that do not fit.
+    """
+    if work.operates_on == "models":
+        _shared_rows(term, tensor.name, base.shape, base, tensor)
+    return Untouched(base, min(base.count, tensor.count))
+
+
 def _make(term: TermSource, name: str, base: TensorLike, count: int) -> Piece:
     content = term.content
     if isinstance(content, Adapter):
@@ -74,7 +86,7 @@ def _check_numbers(term: TermSource, name: str, base: TensorLike) -> None:
     if isinstance(content, Checkpoint):
         stored = content.tensors[name]
     else:  # the factors of a LoRA were checked when it was read
-        stored = content.replaced.get(name, base)  # type: ignore[arg-type]
+        stored = content.replaced.get(name, base)
     for tensor in (stored, base):
         if not DTYPES[tensor.dtype].mergeable:
             raise MergeError(

@@ -15,9 +15,12 @@ MERGED, UNTOUCHED, COPIED, KEPT, TAKEN = "merged", "untouched", "copied", "kept"
 class Report:
     """What happens to every tensor. ``cases`` maps a case to tensor names of the result.
 
-    ``dropped`` are tensors of a term that neither the target has nor a rule speaks of; ``removed``
-    are tensors that a rule left out of the result; ``rules`` are the rules with the number of
-    tensors each of them decided.
+    By the label of a term: ``dropped`` are its tensors that neither the target has nor a rule
+    speaks of; ``left_out`` those that only it has and a rule leaves out; ``unfounded`` those that
+    the target has too (and keeps) and the foundation lacks, so that there is no delta; ``absent``
+    are tensors of the target that it, a whole model, lacks.
+    ``removed`` are tensors that a rule left out of the result; ``taken_rows`` rows from another
+    model; ``rules`` are the rules with the number of tensors each of them decided.
     """
 
     cases: dict[str, list[str]] = field(
@@ -25,7 +28,10 @@ class Report:
     )
     shared_rows: list[dict[str, Any]] = field(default_factory=list)
     mapped_rows: list[dict[str, Any]] = field(default_factory=list)
+    taken_rows: list[dict[str, Any]] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    unfounded: dict[str, list[str]] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     tied: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vectors.tensorfile.lora import Adapter
 
+from .grafts import tokens_of
 from .pieces import Difference, Piece, Product, Stored, TensorLike
 from .vocabulary import RowMap, delta_rows, factor_rows, map_rows, model_rows, stored_rows
 
@@ -23,8 +24,6 @@ def piece_by_token(
     three number their tokens alike: then nothing needs matching. Raises MergeError where a
     tokenizer is missing.
     """
-    from .align import tokens_of
-
     target = tokens_of(work.target_tokens, "the target")
     foundation = tokens_of(work.foundation_tokens, "the foundation")
     own = tokens_of(term.tokens, term.label) if term.tokens else foundation
@@ -33,8 +32,17 @@ def piece_by_token(
     base_rows = map_rows(target, foundation, tensor.shape[0], base.shape[0], label="the foundation")
     if rows.by_place and base_rows.by_place:
         return None
+    moved = rows.rows >= 0
+    if work.operates_on == "deltas":
+        moved &= base_rows.rows >= 0
     work.report.mapped_rows.append(
-        {"term": term.label, "tensor": tensor.name, "of": tensor.shape[0], **rows.as_data()}
+        {
+            "term": term.label,
+            "tensor": tensor.name,
+            "of": tensor.shape[0],
+            **rows.as_data(),
+            "merged": int(moved.sum()),
+        }
     )
     return _piece(work, term, name, tensor, base, rows, base_rows)
 

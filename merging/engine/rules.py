@@ -1,7 +1,8 @@
 """Rules: what happens to single tensors, where the default is not wanted.
 
-An ordered list; for each tensor the first rule that matches counts (``merge`` and ``rename`` are
-factors and names, so they go on to the next rule). Model families differ by rules, never by code.
+An ordered list; for each tensor the first rule that matches counts. ``merge`` and ``rename`` are
+factors and names, and ``rows`` are single rows, so they go on to the next rule; ``skip`` and
+``map`` of one vector leave the others to the next. Model families differ by rules, never by code.
 One notation serves YAML, JSON, the expression and the page::
 
     skip PATTERN [of VECTOR]            the vector (or every vector) leaves these tensors alone
@@ -14,21 +15,22 @@ One notation serves YAML, JSON, the expression and the page::
     rename PATTERN to PATTERN [of MODEL] [layers […]]
 
 Patterns are names of the target's tensors; ``*`` stands for anything. In ``rename`` the left side
-matches the names of the foundation and the vectors (or of one MODEL), ``{layer}`` stands for a
-layer number, and ``layers`` lists the new number of each old one.
+matches the names of the foundation and the vectors (or of one MODEL; never of the target, nor of a
+vector that is the target), ``{layer}`` stands for a layer number, and ``layers`` lists the new
+number of each old one. Once a name of a model is renamed, no prefix is guessed for the others.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
-from .errors import RecipeError, _
+from .errors import MergeError, RecipeError, _
 
 ACTIONS = ("skip", "keep", "drop", "merge", "take", "map", "rename")
 MAX_RULES = 100
@@ -100,7 +102,10 @@ class Rule:
         return self._expression.fullmatch(name) is not None
 
     def renamed(self, name: str) -> str | None:
-        """The new name of ``name``, or None where the rule does not match it."""
+        """The new name of ``name``, or None where the rule does not match it.
+
+        Raises MergeError for a layer that ``layers`` does not list.
+        """
         found = self._expression.fullmatch(name)
         if found is None or self.to is None:
             return None
@@ -114,7 +119,15 @@ class Rule:
                 layer = int(next(stars, "0"))
                 if self.layers:
                     if layer >= len(self.layers):
-                        return None
+                        raise MergeError(
+                            _(
+                                "The rule `%(rule)s` gives %(count)d layer numbers, but there is "
+                                "`%(tensor)s`: say where its layer goes."
+                            ),
+                            rule=self.text,
+                            count=len(self.layers),
+                            tensor=name,
+                        )
                     layer = self.layers[layer]
                 out.append(str(layer))
             else:
@@ -180,16 +193,6 @@ def read_rules(raw: Any) -> tuple[Rule, ...]:
     return tuple(item if isinstance(item, Rule) else read_rule(item) for item in raw)
 
 
-def rename(name: str, ref: str, rules: Sequence[Rule]) -> str:
-    """The name that ``name`` of the model ``ref`` has in the target, by the first ``rename``."""
-    for rule in rules:
-        if rule.action == "rename" and rule.concerns(ref):
-            found = rule.renamed(name)
-            if found is not None:
-                return found
-    return name
-
-
 def _split(raw: str) -> list[str]:
     """Words at spaces; from ``{"`` or ``[`` on, the JSON that follows is one word."""
     found = re.search(r"\s(rows|layers)\s+(?=[{\[])", raw)
@@ -213,12 +216,16 @@ def _rows(text: str, raw: str) -> tuple[tuple[str, str], ...]:
     rows = _json(text, raw)
     if isinstance(rows, list) and all(isinstance(row, str) for row in rows):
         rows = {row: row for row in rows}
-    if not isinstance(rows, Mapping) or not rows:
+    if (
+        not isinstance(rows, Mapping)
+        or not rows
+        or not all(isinstance(row, str) for row in rows.values())
+    ):
         raise RecipeError(
             _("The rule `%(rule)s`: `rows` is a list of tokens, or pairs of tokens in braces."),
             rule=raw[:200],
         )
-    return tuple(sorted((str(goal), str(source)) for goal, source in rows.items()))
+    return tuple(sorted(rows.items()))
 
 
 def _layers(text: str, raw: str) -> tuple[int, ...]:

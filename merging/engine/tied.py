@@ -10,29 +10,24 @@ from vectors.tensorfile.names import VOCABULARY
 PIECE = 2**20
 
 
-def tied_twins(checkpoint: Checkpoint) -> dict[str, str]:
-    """For each vocabulary matrix that equals another one byte for byte: the other's name.
+def tied_twins(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
+    """For each of ``names`` that equals a vocabulary matrix of the checkpoint byte for byte: the
+    name of that matrix. (Whisper calls its second copy ``proj_out``, so ``names`` may be any.)
 
-    Both directions are listed. Reads only matrices whose dtype and shape agree, and only up to
-    the first difference.
+    Reads only matrices whose dtype and shape agree, and only up to the first difference.
     """
-    groups: dict[tuple[str, tuple[int, ...]], list[Tensor]] = {}
+    shared: dict[tuple[str, tuple[int, ...]], list[Tensor]] = {}
     for tensor in checkpoint.tensors.values():
         if len(tensor.shape) == 2 and tensor.count and VOCABULARY.search(tensor.name):
-            groups.setdefault((tensor.dtype, tensor.shape), []).append(tensor)
+            shared.setdefault((tensor.dtype, tensor.shape), []).append(tensor)
     twins: dict[str, str] = {}
-    for group in groups.values():
-        for first, second in _pairs(group):
-            if _equal(first, second):
-                twins.setdefault(first.name, second.name)
-                twins.setdefault(second.name, first.name)
+    for name in names:
+        tensor = checkpoint.tensors[name]
+        for other in shared.get((tensor.dtype, tensor.shape), []):
+            if other.name != name and _equal(tensor, other):
+                twins[name] = other.name
+                break
     return twins
-
-
-def _pairs(group: list[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
-    for at, first in enumerate(group):
-        for second in group[at + 1 :]:
-            yield first, second
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:

@@ -172,8 +172,9 @@ def _quartiles(count: int, coarse: np.ndarray, bits: Iterable[np.ndarray]) -> np
     upper = [int(half) for half in np.searchsorted(np.cumsum(coarse), ranks, side="right")]
     fine = {half: np.zeros(2**16, np.int64) for half in upper}
     for run in bits:
+        halves = run >> 16
         for half, counts in fine.items():
-            counts += np.bincount(run[run >> 16 == half] & 0xFFFF, minlength=2**16)
+            counts += np.bincount(run[halves == half] & 0xFFFF, minlength=2**16)
     found = []
     for rank, half in zip(ranks, upper, strict=True):
         left = rank - int(coarse[:half].sum())

@@ -51,15 +51,14 @@ class Coefficients:
         parts = self.parts
         return parts[0] if len(parts) == 1 and (self.values[parts[0]] == 1).all() else None
 
-    def of(self, part: int, lo: int, hi: int) -> np.ndarray:
+    def of(self, part: int, lo: int, hi: int, dtype: np.dtype) -> np.ndarray:
         """The numbers for elements ``[lo, hi)``, (n,)."""
         row = self.values[part]
         if self.repeat == 1:
-            first = lo % row.size
-            return row[np.arange(first, first + hi - lo) % row.size]
+            return np.resize(np.roll(row, -(lo % row.size)).astype(dtype), hi - lo)
         first, last = lo // self.repeat, -(-hi // self.repeat)
         start = first * self.repeat
-        return np.repeat(row[first:last], self.repeat)[lo - start : hi - start]
+        return np.repeat(row[first:last].astype(dtype), self.repeat)[lo - start : hi - start]
 
 
 def coefficients(values: np.ndarray, shape: tuple[int, ...], along: Along = "all") -> Coefficients:
@@ -122,7 +121,7 @@ def _add_parts(
         if found.uniform:
             add_scaled(total, float(found.values[part, 0]), numbers)
         else:
-            numbers *= found.of(part, block.lo, block.hi).astype(numbers.dtype)
+            numbers *= found.of(part, block.lo, block.hi, numbers.dtype)
             total += numbers
     return total
 

@@ -19,6 +19,11 @@ __all__ = ["METHODS", "Arguments", "Method", "Parameter", "Value", "get_method"]
 _FILES = {
     "task_arithmetic": "task_arithmetic",
     "linear": "linear",
+    "ties": "ties",
+    "dare_linear": "dare",
+    "dare_ties": "dare",
+    "breadcrumbs": "breadcrumbs",
+    "breadcrumbs_ties": "breadcrumbs",
     "slerp": "slerp",
     "nuslerp": "nuslerp",
     "nuslerp_models": "nuslerp",

@@ -1,0 +1,100 @@
+"""What the sparsifying methods share: their parameters, and the sum of what each term keeps.
+
+In every one of them a term is trimmed (each method by its own rule), weighted, and summed, either
+plainly or with an elected sign; ``arguments.state`` is the `Trim` that the method prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from merging.engine.block import Block
+from merging.engine.sparsify import Trim, l1_norms, trimmed_sum, trimmed_sum_bf16
+from merging.engine.whole import Whole
+
+from .base import Arguments, Parameter
+from .shared import divisor
+
+DENSITY = Parameter(
+    "density", float, 1.0, "Share of its entries that a vector keeps.",
+    minimum=0, maximum=1, scope="term",
+)  # fmt: skip
+
+
+def normalize(default: bool) -> Parameter:
+    """The parameter ``normalize`` with the default of one method."""
+    text = "Divide by the sum of the coefficients (with elected signs: of those that agree)."
+    return Parameter("normalize", bool, default, text)
+
+
+def rescale(default: bool) -> Parameter:
+    """The parameter ``rescale`` with the default of one method."""
+    text = "Enlarge what is kept until the vector has its L1 norm back."
+    return Parameter("rescale", bool, default, text)
+
+
+def own(arguments: Arguments, terms: list[int], name: str) -> list[Any]:
+    """The parameter ``name`` of each of ``terms``."""
+    return [arguments.terms[term][name] for term in terms]
+
+
+def rescaled(whole: Whole, arguments: Arguments, trim: Trim) -> Trim:
+    """``trim`` with its scales, where ``rescale`` asks for them. Reads the tensor once."""
+    if not arguments.values["rescale"]:
+        return trim
+    densities = np.array(own(arguments, whole.terms, "density"))
+    scaled = trim.rescaled(l1_norms(whole, trim))
+    # A vector that keeps everything keeps its last bit too.
+    scaled.scales[densities >= 1] = 1
+    return scaled
+
+
+def _weights(block: Block, arguments: Arguments) -> np.ndarray:
+    return np.array([arguments.weights[term] for term in block.terms], block.dtype)
+
+
+def sum_terms(block: Block, arguments: Arguments, rows: np.ndarray, elect: bool) -> np.ndarray:
+    """The merged update (n,) of ``rows`` (K, n), the deltas of ``block.terms``; spoils them."""
+    total = trimmed_sum(
+        rows,
+        block.lo,
+        arguments.state,
+        _weights(block, arguments),
+        elect=elect,
+        normalize=arguments.values["normalize"],
+        out=block.scratch("sum"),
+    )
+    by = 1.0 if elect else divisor(arguments)
+    if by != 1:
+        total /= total.dtype.type(by)
+    return total
+
+
+def combined(elect: bool) -> Callable[[Block, Arguments], np.ndarray]:
+    """The ``combine`` of a method that elects signs, or does not."""
+
+    def combine(block: Block, arguments: Arguments) -> np.ndarray:
+        return sum_terms(block, arguments, block.deltas(), elect)
+
+    return combine
+
+
+def fused(elect: bool) -> Callable[[Block, Arguments, np.ndarray], bool]:
+    """The same for plain BF16 tensors, in one loop."""
+
+    def fused(block: Block, arguments: Arguments, out: np.ndarray) -> bool:
+        return trimmed_sum_bf16(
+            block,
+            arguments.state,
+            _weights(block, arguments),
+            elect=elect,
+            normalize=arguments.values["normalize"],
+            divisor=1.0 if elect else divisor(arguments),
+            factor=arguments.values["lambda"],
+            out=out.view(np.uint16),
+        )
+
+    return fused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from .sizes import Size
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIES = 3  # `cp` is over so soon that it swings: more of it in every round
+
+REFUSAL = "error:"  # how our command begins a sentence about what it cannot do
 
 CP, FLOOR, OURS, PEER = "cp", "floor", "ours", "mergekit"
 
@@ -94,7 +97,7 @@ class Bench:
             return done
         reason = _reason(done)
         self.results.missing[operation.name, program] = reason
-        print(f"{operation.title}: not available in {program}: {reason}", file=sys.stderr)
+        print(f"{operation.title}, {program}: {reason}", file=sys.stderr)
         return None
 
     def _keep(self, operation: str, program: str, done: Run, label: str) -> None:
@@ -138,7 +141,12 @@ class Bench:
 
 
 def _reason(done: Run) -> str:
-    """The last thing a failed command said, on one line."""
-    lines = done.output.strip().splitlines() or [f"exit code {done.code}, no output"]
-    starts = [index for index, line in enumerate(lines) if line.startswith("error:")]
-    return " ".join(lines[starts[-1] :] if starts else lines[-1:])[:300]
+    """Why a command did not merge, on one line: it refused, in a sentence, or it broke."""
+    lines = done.output.strip().splitlines() or ["no output"]
+    starts = [index for index, line in enumerate(lines) if line.startswith(REFUSAL)]
+    if starts:
+        said = " ".join(lines[starts[-1] :]).removeprefix(REFUSAL).strip()
+        return f"not available: {textwrap.shorten(said, 160, placeholder=' …')}"
+    return (
+        f"failed with exit code {done.code}: {textwrap.shorten(lines[-1], 160, placeholder=' …')}"
+    )

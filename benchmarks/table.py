@@ -80,7 +80,7 @@ def notes(results: Results) -> list[str]:
     """What could not be measured, and why."""
     titles = {operation.name: operation.title for operation in results.operations}
     return [
-        f"{titles[name]}: not available in {program}: {reason}"
+        f"{titles[name]}, {program}: {reason}"
         for (name, program), reason in results.missing.items()
     ]
 

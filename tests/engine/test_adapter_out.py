@@ -362,11 +362,16 @@ def test_a_longer_vocabulary_gets_nothing_in_its_last_rows(tmp_path: Path) -> No
 
 def test_names_are_those_the_loras_were_trained_with(tmp_path: Path) -> None:
     """The base is stored without the prefix that the model class has."""
-    on = save(foundation(torch.float32), tmp_path / "base")
+    base = {**foundation(torch.float32), "norm.weight": torch.ones(53)}
+    on = save(base, tmp_path / "base")
     state = {f"transformer.{name}": value for name, value in factors(1, 2).items()}
+    state["transformer.norm.weight"] = torch.zeros(53)
     source = lora(state, tmp_path / "l", r=2, lora_alpha=2)
     equipment = put_on(on, on, [(source, "1")])
     assert list(changes_of(equipment)) == ["transformer.layers.0"]
+    found = weights_of(equipment)
+    assert not found["base_model.model.transformer.norm.weight"].any()
+    assert found["base_model.model.transformer.norm.bias"].equal(base["norm.bias"])
     config = json.loads(make_output(equipment, "lora").files["adapter_config.json"])
     assert config["target_modules"] == ["transformer.layers.0"]
 

@@ -158,6 +158,21 @@ def test_peft_loads_what_was_extracted(tmp_path: Path) -> None:
         torch.testing.assert_close(again[name], fine[name], atol=1e-5, rtol=1e-5, msg=name)
 
 
+def test_a_norm_is_replaced_and_none_whose_name_ends_alike(tmp_path: Path) -> None:
+    """peft takes `norm` for `layers.0.input_norm` too, and then misses its numbers."""
+    base = state_of(Small())
+    fine = {name: value.clone() for name, value in base.items()}
+    fine["norm.weight"] += 1
+    fine["layers.0.o_proj.weight"] += 1
+    on = save(base, tmp_path / "base")
+    equipment = put_on(on, on, [(vector(fine, tmp_path / "a"), "1")])
+    output = make_output(equipment, "lora", rank=2, keep_whole=True)
+    write_output(equipment, output, tmp_path / "out")
+    found = loaded_by_peft(Small, base, tmp_path / "out")
+    for name in fine:
+        torch.testing.assert_close(found[name], fine[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
 def test_gpt2_layers_are_recognised_by_their_biases(tmp_path: Path) -> None:
     torch.manual_seed(0)
     base = state_of(Transposed())

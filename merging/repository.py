@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
 from zipstream import ZIP_STORED, ZipStream
 
 from merging.card import readme, recipe_yaml
+from merging.engine.adapter_out import CONFIG_FILE, WEIGHTS_FILE
+from merging.engine.difference import change_of, lay_out_change
+from merging.engine.errors import RecipeError
+from merging.engine.joined import is_sum_of_loras, joined_lora
 from merging.engine.layout import VirtualFile
-from merging.engine.local import LEFT_OUT
+from merging.engine.local_files import LEFT_OUT
 from merging.engine.run import PIECE_BYTES, identity, stream
 from merging.models import EquippedModel
 from merging.opening import opened_equipped
@@ -108,20 +112,64 @@ def _etag(row: EquippedModel, path: str) -> str:
     return f"armory-{identity(row.recipe, path)[:40]}"
 
 
-def zip_size(row: EquippedModel, folder: str) -> int:
-    """Exact bytes of the repository as one stored .zip."""
+def difference_file(opened: Opened) -> OutputFile | None:
+    """What the recipe adds to its target, in one file; None where that is nothing."""
+    try:
+        change = change_of(opened.equipment)
+    except RecipeError:
+        return None
+    ((path, file),) = lay_out_change(change, one_file=True).files.items()
+    return OutputFile(path, file.size, _etag(opened.row, path), virtual=file)
+
+
+def read_difference(row: EquippedModel, start: int, stop: int) -> Iterator[bytes]:
+    """Bytes ``[start, stop)`` of the difference, computed while they leave."""
     with closing(Opened(row)) as opened:
-        return len(_archive(opened, folder))
+        file = difference_file(opened)
+        assert file is not None
+        yield from file.read(start, stop)
 
 
-def zip_pieces(row: EquippedModel, folder: str) -> Iterator[bytes]:
-    """The repository as one stored .zip, computed while it leaves."""
+def lora_files(opened: Opened) -> list[OutputFile]:
+    """The recipe as one LoRA, exactly; none where it is no sum of LoRAs."""
+    row = opened.row
+    if not is_sum_of_loras(opened.equipment):
+        return []
+    target = row.target.vector if row.target is not None and row.target.vector else row.foundation
+    try:
+        lora = joined_lora(opened.equipment, base=target.repo_id)
+    except RecipeError:
+        return []
+    small = {CONFIG_FILE: lora.config, "recipe.yaml": recipe_yaml(row).encode()}
+    return [
+        *(OutputFile(path, len(held), _etag(row, path), content=held)
+          for path, held in small.items()),
+        OutputFile(WEIGHTS_FILE, lora.weights.size, _etag(row, WEIGHTS_FILE), virtual=lora.weights),
+    ]  # fmt: skip
+
+
+Choose = Callable[[Opened], Iterable[OutputFile]]
+
+
+def every_file(opened: Opened) -> Iterable[OutputFile]:
+    """The equipped model's repository."""
+    return opened.files.values()
+
+
+def zip_size(row: EquippedModel, folder: str, choose: Choose = every_file) -> int:
+    """Exact bytes of the chosen files as one stored .zip."""
     with closing(Opened(row)) as opened:
-        yield from _archive(opened, folder)
+        return len(_archive(choose(opened), folder))
 
 
-def _archive(opened: Opened, folder: str) -> ZipStream:
+def zip_pieces(row: EquippedModel, folder: str, choose: Choose = every_file) -> Iterator[bytes]:
+    """The chosen files as one stored .zip, computed while it leaves."""
+    with closing(Opened(row)) as opened:
+        yield from _archive(choose(opened), folder)
+
+
+def _archive(files: Iterable[OutputFile], folder: str) -> ZipStream:
     archive = ZipStream(compress_type=ZIP_STORED, sized=True)
-    for path, file in opened.files.items():
-        archive.add(file.read(), arcname=f"{folder}/{path}", size=file.size)
+    for file in files:
+        archive.add(file.read(), arcname=f"{folder}/{file.path}", size=file.size)
     return archive

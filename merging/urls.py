@@ -7,6 +7,12 @@ from merging import views
 urlpatterns = [
     path("equip", views.equip, name="equip"),
     path("equipped/<slug:slug>.zip", views.equipped_zip, name="equipped_zip"),
+    path("equipped/<slug:slug>/lora.zip", views.equipped_lora, name="equipped_lora"),
+    path(
+        "equipped/<slug:slug>/delta.safetensors",
+        views.equipped_difference,
+        name="equipped_difference",
+    ),
     path("equipped/<slug:slug>", views.equipped, name="equipped"),
     path(
         "equipped/<slug:slug>/resolve/<str:rev>/<path:path>",

@@ -17,7 +17,14 @@ from merging.engine.errors import RecipeError, _
 from merging.engine.methods import get_method
 from merging.engine.recipe import parse_coefficient
 from merging.models import EquippedModel
-from merging.repository import Opened, zip_pieces, zip_size
+from merging.repository import (
+    Opened,
+    difference_file,
+    lora_files,
+    read_difference,
+    zip_pieces,
+    zip_size,
+)
 from merging.services import (
     count_equip,
     equip_expression,
@@ -73,6 +80,7 @@ def equipped(request: HttpRequest, slug: str) -> HttpResponse:
     row = _equipped(request, slug)
     with closing(Opened(row)) as opened:
         files = list(opened.files.values())
+        difference, lora = difference_file(opened), lora_files(opened)
     recipe = row.recipe
     context = {
         "row": row,
@@ -88,6 +96,8 @@ def equipped(request: HttpRequest, slug: str) -> HttpResponse:
         "yaml": recipe_yaml(row),
         "snippets": usage_snippets(request, row.repo_id, row.foundation),
         "zip_url": reverse("equipped_zip", args=[row.slug]),
+        "difference": difference,
+        "lora_size": sum(file.size for file in lora),
         "start": request.GET.get("start") == "1",
     }
     return render(request, "merging/equipped.html", context)
@@ -125,6 +135,41 @@ def equipped_zip(request: HttpRequest, slug: str) -> HttpResponseBase:
         content_type="application/zip",
         file_name=f"{name}.zip",
         pieces=zip_pieces(row, name),
+    )
+
+
+@require_safe
+def equipped_lora(request: HttpRequest, slug: str) -> HttpResponseBase:
+    """The recipe as one LoRA for peft, where it is a sum of LoRAs: a .zip of known length."""
+    row = _equipped(request, slug)
+    with closing(Opened(row)) as opened:
+        if not lora_files(opened):
+            raise Http404
+    name = f"{row.foundation.name}-{row.slug}-lora"
+    return stream_response(
+        request,
+        size=zip_size(row, name, lora_files),
+        content_type="application/zip",
+        file_name=f"{name}.zip",
+        pieces=zip_pieces(row, name, lora_files),
+    )
+
+
+@require_safe
+def equipped_difference(request: HttpRequest, slug: str) -> HttpResponseBase:
+    """What the recipe adds to its target, a vector of its own: ``delta.safetensors``."""
+    row = _equipped(request, slug)
+    with closing(Opened(row)) as opened:
+        file = difference_file(opened)
+    if file is None:
+        raise Http404
+    return ranged_response(
+        request,
+        size=file.size,
+        etag=file.etag,
+        content_type=content_type_of(file.path),
+        file_name=file.path,
+        open_range=lambda start, stop: read_difference(row, start, stop),
     )
 
 

@@ -1,43 +1,69 @@
-"""The engine as a command: ``python -m merging RECIPE.yaml OUT_DIR``."""
+"""The engine as a command: ``python -m merging RECIPE OUT``."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vectors.tensorfile.errors import Problem
 
 if TYPE_CHECKING:
-    from merging.engine.methods import Parameter
+    from merging.engine.local import LocalEquipment
+
+MAX_THREADS = 64
+_DESCRIPTION = """\
+Equip a model: merge checkpoints and LoRA adapters. RECIPE is a file (mergekit's YAML, or JSON) or
+an expression such as 'base + ties(a + 0.5*b, density=0.2)'. Models are local folders. The grammar
+of recipes is in docs/recipes.md.
+"""
 
 
-def _default(parameter: Parameter) -> str:
-    return "needed" if parameter.required else f"default {parameter.default}"
+class _Documented(argparse.ArgumentParser):
+    """A parser whose help ends with all methods; they are loaded when somebody asks."""
+
+    def format_help(self) -> str:
+        from merging.engine.describe import all_methods_text
+
+        return f"{super().format_help()}\nmethods:\n{textwrap.indent(all_methods_text(), '  ')}\n"
+
+
+class _Methods(argparse.Action):
+    """``--methods [NAME]``: what a method declares, or the names of all."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        from merging.engine.describe import method_text
+        from merging.engine.methods import METHODS, get_method
+
+        try:
+            print(method_text(get_method(values)) if values else "\n".join(METHODS))
+        except Problem as problem:
+            parser.exit(1, _sentence(problem))
+        parser.exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:
-    from merging.engine.methods import METHODS
-
-    lines = []
-    for method in METHODS.values():
-        lines.append(f"  {method.name}: {method.formula}\n      {method.help} ({method.source})")
-        lines.extend(
-            f"      {p.name} ({p.type.__name__}, {_default(p)}): {p.help}"
-            for p in method.parameters
-        )
-    parser = argparse.ArgumentParser(
+    parser = _Documented(
         prog="python -m merging",
-        description="Equip a model: merge checkpoints and LoRA adapters by a recipe in mergekit's "
-        "YAML. Models are local folders.",
-        epilog="methods:\n" + "\n".join(lines),
+        description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", type=Path, help="the recipe, a YAML file")
-    parser.add_argument("out", type=Path, help="the folder to write; must not exist or be empty")
-    parser.add_argument(
+    cores = min(len(os.sched_getaffinity(0)), MAX_THREADS)
+    add = parser.add_argument
+    add("recipe", help="the recipe: a .yaml, .yml or .json file, or an expression")
+    add(
+        "out",
+        type=Path,
+        nargs="?",
+        help="the folder to write; must not exist or be empty",
+    )
+    add(
         "--models",
         type=Path,
         action="append",
@@ -45,29 +71,57 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="look for models below this folder too (may be repeated)",
     )
-    parser.add_argument(
-        "--threads", type=_count, default=2, help="threads that compute (default 2)"
+    add(
+        "--threads",
+        type=_threads,
+        default=cores,
+        help=f"threads that compute (default {cores}); the bytes are the same for any number",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, no report")
+    add("--seed", type=_seed, help="seed of methods that draw random numbers, for the recipe's")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where matrices are decomposed")
+    add(
+        "--unrelated",
+        action="store_true",
+        help="merge models although they do not come from the foundation",
+    )
+    add(
+        "--explain", action="store_true", help="say what would happen to the tensors; write nothing"
+    )
+    add("--quiet", action="store_true", help="no progress bar, no report")
+    add(
+        "--methods",
+        action=_Methods,
+        nargs="?",
+        metavar="NAME",
+        help="print what the method NAME takes, or the names of all methods",
+    )
     return parser
 
 
-def _count(text: str) -> int:
+def _threads(text: str) -> int:
     """A whole number from 1 to 64, for argparse."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 64:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 64")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MAX_THREADS}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    """A whole number from 0 on, for argparse."""
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on, of at most 15 digits")
     return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code. Problems are one sentence on stderr."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.out is None and not options.explain:
+        parser.error("the folder OUT is missing")
     try:
         _run(options)
     except Problem as problem:
-        # Paths stay whole, so that they can be copied.
-        text = textwrap.fill(str(problem), 100, break_on_hyphens=False, break_long_words=False)
-        print(f"error: {text}", file=sys.stderr)
+        print(_sentence(problem), end="", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; nothing was left behind", file=sys.stderr)
@@ -75,38 +129,76 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
+def _sentence(problem: Problem) -> str:
+    # Paths stay whole, so that they can be copied.
+    text = textwrap.fill(str(problem), 100, break_on_hyphens=False, break_long_words=False)
+    return f"error: {text}\n"
 
-    from merging.engine.errors import RecipeError, _
+
+def _run(options: argparse.Namespace) -> None:
     from merging.engine.local import equip_locally
-    from merging.engine.mergekit import read_yaml
+    from merging.engine.notation import read_recipe
+
+    document, path = read_recipe(options.recipe)
+    if options.seed is not None:
+        document = replace(document, seed=options.seed)
+    if options.device == "cuda":
+        _check_cuda()
+    here = path.resolve().parent if path is not None else Path.cwd()
+    roots = [*options.models, here]
+    with equip_locally(
+        document, roots, unrelated=options.unrelated, device=options.device
+    ) as local:
+        if options.explain:
+            from merging.engine.describe import explanation
+
+            print("\n".join(explanation(local.equipment)))
+        local.equipment.report.refuse_losses()
+        if not options.explain:
+            _write(options, local, path)
+
+
+def _write(options: argparse.Namespace, local: LocalEquipment, path: Path | None) -> None:
     from merging.engine.run import write_model
 
-    try:
-        text = options.recipe.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            _("%(file)s cannot be read: %(reason)s."), file=str(options.recipe), reason=str(error)
-        ) from error
-    roots = [*options.models, options.recipe.resolve().parent]
-    with equip_locally(read_yaml(text), roots) as local:
-        report = local.equipment.report
-        size = local.equipment.model.size
-        extra: dict[str, bytes | Path] = {**local.extra_files, "recipe.yaml": text.encode()}
-        with tqdm(
-            total=size, unit="B", unit_scale=True, desc=options.out.name, disable=options.quiet
-        ) as bar:
-            write_model(
-                local.equipment, options.out, extra, on_bytes=bar.update, threads=options.threads
-            )
-        if not options.quiet:
-            counts = ", ".join(
-                f"{len(names)} {case}" for case, names in report.cases.items() if names
-            )
-            print(f"{options.out}: {size / 1e9:.2f} GB; tensors: {counts}")
-            for label, names in report.dropped.items():
-                print(f"  {label}: not in the target, left out: {', '.join(names[:8])}")
+    as_given = path is not None and path.suffix.lower() != ".json" and options.seed is None
+    text = path.read_text("utf-8") if path is not None and as_given else local.as_yaml()
+    size = local.equipment.model.size
+    extra = {**local.extra_files, "recipe.yaml": text.encode()}
+    with _progress(options, size) as advance:
+        write_model(
+            local.equipment,
+            options.out,
+            extra,
+            on_bytes=advance,
+            threads=options.threads,
+            before_rename=local.check_sources,
+        )
+    if not options.quiet:
+        cases = local.equipment.report.cases.items()
+        counts = ", ".join(f"{len(names)} {case}" for case, names in cases if names)
+        print(f"{options.out}: {size / 1e9:.2f} GB; tensors: {counts}")
+
+
+@contextmanager
+def _progress(options: argparse.Namespace, size: int) -> Iterator[Callable[[int], object] | None]:
+    """A progress bar while files are written; nothing at all with --quiet."""
+    if options.quiet:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=size, unit="B", unit_scale=True, desc=options.out.name) as bar:
+        yield bar.update
+
+
+def _check_cuda() -> None:
+    from merging.engine.errors import RecipeError, _
+
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RecipeError(_("No CUDA device can be used here: leave --device out."))
 
 
 if __name__ == "__main__":

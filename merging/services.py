@@ -10,15 +10,19 @@ from django.db import IntegrityError, transaction
 from django.db.models import F
 
 from merging.engine.errors import RecipeError, _
-from merging.engine.expression import parse_expression
+from merging.engine.expression import Expression, parse_expression
+from merging.engine.mergekit import base_is_input
+from merging.engine.methods import get_method
 from merging.engine.recipe import Recipe, make_recipe
+from merging.engine.rules import Rule
 from merging.models import SLUG_DIGITS, Equip, EquippedModel, EquippedTerm
 from merging.opening import opened_recipe
 from vectors.access import may_equip
 from vectors.detect import by_name
 from vectors.models import Foundation, Vector, Version
 
-Terms = Sequence[tuple[Version, Decimal]]
+# A version, its coefficient and, where it has some, its own parameters.
+Terms = Sequence[tuple[Version, Decimal] | tuple[Version, Decimal, Mapping[str, Any]]]
 
 
 def find_version(text: str, user: Any) -> Version:
@@ -68,31 +72,66 @@ def find_target(text: str, user: Any) -> tuple[Foundation, Version | None]:
     return version.foundation, version
 
 
-def equip_expression(
-    expression: str,
-    *,
-    on: str,
-    user: Any,
-    method: str = "task_arithmetic",
-    parameters: Mapping[str, Any] | None = None,
-) -> EquippedModel:
-    """The recipe that ``expression`` puts on ``on`` (or on the vectors' foundation when empty)."""
-    terms = [
-        (find_version(summand.name, user), summand.coefficient)
-        for summand in parse_expression(expression)
-    ]
-    return equip_terms(terms, on=on, user=user, method=method, parameters=parameters)
+def equip_expression(expression: str, *, on: str, user: Any) -> EquippedModel:
+    """The recipe that ``expression`` says.
+
+    It is put on what the expression names as its target, else on ``on``, else on the vectors'
+    foundation. Raises Problem.
+    """
+    parsed = parse_expression(expression)
+    target, summands = parsed.on, parsed.summands
+    if not base_is_input(get_method(parsed.method)):
+        target, summands = parsed.split_target(lambda each: _is_foundation(each.name))
+    versions = {each.name: find_version(each.name, user) for each in summands}
+    return equip_terms(
+        [(versions[each.name], each.coefficient, each.parameters) for each in summands],
+        on=target or on,
+        base=parsed.base or "",
+        user=user,
+        method=parsed.method,
+        parameters=parsed.parameters,
+        out_dtype=parsed.out_dtype,
+        seed=parsed.seed,
+        rules=_rules(parsed, versions),
+    )
+
+
+def _is_foundation(name: str) -> bool:
+    # Only a bare name may be a part of a foundation's: `ann/llama` is Ann's.
+    return Foundation.objects.by_repo_id(name).exists() or (
+        "/" not in name and by_name(name) is not None
+    )
+
+
+def _rules(parsed: Expression, versions: Mapping[str, Version]) -> list[Rule]:
+    """The rules with digests for names. Only what is in the sum can be named."""
+
+    def digest(name: str) -> str:
+        if name not in versions:
+            raise RecipeError(
+                _("A rule names %(name)s, which is no vector of the expression."), name=name[:120]
+            )
+        return versions[name].digest
+
+    return [rule.resolved(digest) for rule in parsed.rules]
 
 
 def equip_terms(
     terms: Terms,
     *,
     on: str = "",
+    base: str = "",
     user: Any,
     method: str = "task_arithmetic",
     parameters: Mapping[str, Any] | None = None,
+    out_dtype: str | None = None,
+    seed: int = 0,
+    rules: Sequence[Rule] = (),
 ) -> EquippedModel:
-    """Make (or find) the recipe of ``terms`` on the repository ``on``. Raises Problem."""
+    """Make (or find) the recipe of ``terms`` on the repository ``on``.
+
+    ``base`` may say which foundation that is meant to belong to. Raises Problem.
+    """
     target: Version | None = None
     if on:
         foundation, target = find_target(on, user)
@@ -102,6 +141,12 @@ def equip_terms(
         foundation = first
     else:
         raise RecipeError(_("A recipe needs at least one vector."))
+    if base and by_name(base) != foundation:
+        raise RecipeError(
+            _("`base` names %(base)s, but the recipe is on %(foundation)s."),
+            base=base[:120],
+            foundation=foundation.repo_id,
+        )
     return make_equipped(
         foundation=foundation,
         target=target,
@@ -109,6 +154,9 @@ def equip_terms(
         user=user,
         method=method,
         parameters=parameters,
+        out_dtype=out_dtype,
+        seed=seed,
+        rules=rules,
     )
 
 
@@ -120,9 +168,12 @@ def make_equipped(
     user: Any,
     method: str = "task_arithmetic",
     parameters: Mapping[str, Any] | None = None,
+    out_dtype: str | None = None,
+    seed: int = 0,
+    rules: Sequence[Rule] = (),
 ) -> EquippedModel:
     """The row of a recipe, made when it is new. Everything is checked before it exists."""
-    for version, _coefficient in terms:
+    for version, *_rest in terms:
         if version.foundation_id != foundation.pk:
             raise RecipeError(
                 _(
@@ -138,14 +189,17 @@ def make_equipped(
     recipe = make_recipe(
         foundation=foundation.fingerprint,
         target=target.digest if target else foundation.fingerprint,
-        terms=[(version.digest, coefficient) for version, coefficient in terms],
+        terms=[(version.digest, *rest) for version, *rest in terms],
         method=method,
         parameters=parameters,
+        out_dtype=out_dtype,
+        seed=seed,
+        rules=rules,
     )
     existing = EquippedModel.objects.filter(hash=recipe.hash).first()
     if existing is not None:
         return existing
-    chosen = {version.digest: version for version, _coefficient in reversed(terms)}
+    chosen = {version.digest: version for version, *_rest in reversed(terms)}
     versions = [chosen[term.ref] for term in recipe.terms]
     with opened_recipe(recipe, foundation, target, versions) as equipment:
         nbytes, report = equipment.model.size, equipment.report.as_data()

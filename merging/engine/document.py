@@ -73,11 +73,12 @@ class Document:
 RefOf = Callable[[str, str | None], str]
 
 
-def recipe_of(document: Document, ref_of: RefOf, out_dtype: str | None = None) -> Recipe:
+def recipe_of(
+    document: Document, ref_of: RefOf, rule_ref: Callable[[str], str] | None = None
+) -> Recipe:
     """The recipe that ``document`` means where ``ref_of(model, lora)`` gives the references.
 
-    ``out_dtype`` is used in place of the document's where given as text; an empty text is none.
-    Raises RecipeError.
+    ``rule_ref`` gives those of the names in rules. Raises RecipeError.
     """
     return make_recipe(
         foundation=ref_of(document.foundation, None),
@@ -85,8 +86,8 @@ def recipe_of(document: Document, ref_of: RefOf, out_dtype: str | None = None) -
         terms=terms_of(document.entries, ref_of),
         method=document.method,
         parameters=document.parameters,
-        out_dtype=document.out_dtype if out_dtype is None else out_dtype or None,
-        rules=[rule.resolved(lambda name: ref_of(name, None)) for rule in document.rules],
+        out_dtype=document.out_dtype,
+        rules=rules_of(document, ref_of, rule_ref),
         seed=document.seed,
     )
 
@@ -94,3 +95,11 @@ def recipe_of(document: Document, ref_of: RefOf, out_dtype: str | None = None) -
 def terms_of(entries: Sequence[Entry], ref_of: RefOf) -> list[TermInput]:
     """``entries`` as the terms that `make_recipe` takes."""
     return [(ref_of(entry.model, entry.lora), entry.weight, entry.parameters) for entry in entries]
+
+
+def rules_of(
+    document: Document, ref_of: RefOf, rule_ref: Callable[[str], str] | None
+) -> list[Rule]:
+    """The document's rules, with references for names."""
+    resolve = rule_ref or (lambda name: ref_of(name, None))
+    return [rule.resolved(resolve) for rule in document.rules]

@@ -14,20 +14,13 @@ from fractions import Fraction
 from typing import Any
 
 from .document import Document, Entry, Files
+from .dtype_names import DTYPES
 from .errors import RecipeError, _
 from .methods import Method, get_method
 from .recipe import MAX_SEED
 from .rules import Rule, read_rules
 from .scopes import Scope, own_parameters, parameters_of, read_scope, weight_of
 
-DTYPES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-}
 _TOP = {
     "merge_method",
     "base_model",
@@ -71,7 +64,7 @@ def read_data(data: Mapping[str, Any]) -> Document:
     name = data.get("merge_method")
     if not isinstance(name, str):
         raise RecipeError(_("The key `merge_method` is missing."))
-    base = _base(data, "base_model")
+    base = read_base(data, "base_model")
     method = get_method(name)
     if base is None and method.without_base is not None:
         method = get_method(method.without_base)
@@ -82,17 +75,15 @@ def read_data(data: Mapping[str, Any]) -> Document:
     house = _house(data.get("armory"))
     out_dtype = None if house.keep_dtype else _out_dtype(data)
     files = _files(data, house)
-    if "slices" in inputs:
+    if inputs.get("slices") is not None:
         from .slices import read_slices
 
-        return read_slices(
-            inputs["slices"],
-            method,
-            base,
-            outer,
-            Document(method.name, "", "", (), {}, out_dtype, house.rules, house.seed, files=files),
-            house.target or house.foundation,
+        if house.target or house.foundation:
+            raise RecipeError(_("`armory.target` and `armory.foundation` do not go with slices."))
+        rest = Document(
+            method.name, "", "", (), {}, out_dtype, house.rules, house.seed, files=files
         )
+        return read_slices(inputs["slices"], method, base, outer, rest)
     if base is None and not base_is_input(method):
         raise RecipeError(
             _("The method %(method)s needs `base_model`: the model that the others belong to."),
@@ -194,14 +185,17 @@ def read_reference(value: Any, key: str) -> tuple[str, str | None]:
     return model, lora or None
 
 
-def _base(data: Mapping[str, Any], key: str) -> str | None:
-    if data.get(key) is None:
+def read_base(data: Mapping[str, Any], key: str) -> str | None:
+    """The plain model that ``base_model`` of ``data`` names; ``key`` names the place."""
+    raw = data.get("base_model")
+    if raw is None:
         return None
-    base, lora = read_reference(data[key], key)
+    base, lora = read_reference(raw, key)
     if lora is not None:
         raise RecipeError(
-            _("`base_model: %(text)s` has an adapter: the foundation is a plain checkpoint."),
-            text=str(data[key])[:200],
+            _("`%(key)s: %(text)s` has an adapter: the foundation is a plain checkpoint."),
+            key=key,
+            text=str(raw)[:200],
         )
     return base
 

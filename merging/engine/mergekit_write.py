@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .mergekit import DTYPES, base_is_input, plain_sum
+from .dtype_names import NAMES
+from .mergekit import base_is_input, plain_sum
 from .methods import METHODS, Method, get_method
 from .recipe import Recipe, Term, coefficient_text
 
@@ -41,13 +42,14 @@ def write_yaml(
     if recipe.slices:
         from .slices import slices_data
 
+        if not base_is_input(method):
+            data["base_model"] = name_of(recipe.foundation)
         data["slices"] = slices_data(recipe, name_of, form_of)
     else:
         data |= _models(recipe, method, name_of, form_of)
     data["dtype"] = "float32"
-    names = {code: name for name, code in DTYPES.items()}
-    if (recipe.out_dtype or out_dtype) in names:
-        data["out_dtype"] = names[recipe.out_dtype or out_dtype]
+    if (recipe.out_dtype or out_dtype) in NAMES:
+        data["out_dtype"] = NAMES[recipe.out_dtype or out_dtype]
     house = _house(recipe, method, name_of)
     if house:
         data["armory"] = house

@@ -294,7 +294,9 @@ def collapse(recipe: Recipe, full_terms: set[str]) -> str | None:
     """
     method = get_method(recipe.method)
     scheduled = [*recipe.parameters.values()]
-    if recipe.out_dtype or recipe.rules or not all(map(is_constant, scheduled)):
+    if recipe.out_dtype or recipe.rules or recipe.slices:
+        return None
+    if not all(map(is_constant, scheduled)):
         return None
     if any(term.parameters for term in recipe.terms):
         return None

@@ -21,6 +21,7 @@ from transformers import AutoModel, BertConfig, BertModel
 
 from merging.__main__ import main
 from merging.engine import run
+from merging.engine.describe import parameter_text
 from merging.engine.methods import METHODS
 from tests.engine.models import same
 
@@ -38,7 +39,7 @@ def moved(model: BertModel, seed: int) -> BertModel:
     """``model`` with every number moved a little."""
     torch.manual_seed(seed)
     for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
+        parameter.data += 0.03 * torch.randn_like(parameter)
     return model
 
 
@@ -199,16 +200,19 @@ def test_an_empty_folder_is_filled(
     assert "model.safetensors" in listing(tmp_path / "empty")
 
 
-def test_what_is_left_out_is_told(
-    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_would_vanish_is_refused_unless_a_rule_says_so(
+    models: Path, tmp_path: Path, refused: Refuse
 ) -> None:
     """The peer drops a head without a word."""
     from safetensors.torch import save_file
 
     fine = load_file(models / "ann" / "fine" / "model.safetensors")
     save_file(fine | {"score.weight": torch.ones(2, 8)}, models / "ann/fine/model.safetensors")
-    main([str(recipe(models, ("ann/fine", 0.5))), str(tmp_path / "out")])
-    assert "ann/fine: not in the target, left out: score.weight" in capsys.readouterr().out
+    assert "ann/fine has `score.weight`" in refused(recipe(models, ("ann/fine", 0.5)))
+    rule = "take score.weight from ann/fine"
+    path = recipe(models, ("ann/fine", 0.5), armory={"rules": [rule]})
+    assert main([str(path), str(tmp_path / "out"), "--quiet"]) == 0
+    assert load_file(tmp_path / "out" / "model.safetensors")["score.weight"].eq(1).all()
 
 
 def test_a_folder_that_is_model_and_adapter_is_read_as_asked(models: Path, tmp_path: Path) -> None:
@@ -376,9 +380,10 @@ def test_help_documents_every_method() -> None:
         for text in (method.name, method.formula, method.help, method.source):
             assert text in done.stdout
         for parameter in method.parameters:
-            default = "needed" if parameter.required else f"default {parameter.default}"
-            line = f"{parameter.name} ({parameter.type.__name__}, {default})"
-            assert f"{line}: {parameter.help}" in done.stdout
+            assert parameter_text(parameter) in done.stdout
+            assert parameter.help in parameter_text(parameter)
+        if method.suggested:
+            assert f"Suggested lambda: {method.suggested[0]:g} to" in done.stdout
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "65", "two", "²", "9" * 5000])

@@ -28,7 +28,7 @@ dtype: float32
 
 
 def test_expressions_are_sums_of_signed_names() -> None:
-    found = parse_expression("ann/a-b + 0.5*bo/c − (d + 2 x)")
+    found = parse_expression("ann/a-b + 0.5*bo/c − (d + 2 x)").summands
     assert [(each.name, each.coefficient) for each in found] == [
         ("ann/a-b", Decimal(1)),
         ("bo/c", Decimal("0.5")),

@@ -210,9 +210,7 @@ def test_strangers_see_no_withdrawn_version(site: Site, anyone: Visitor) -> None
             assert other.get(path).status == 404, path
         answer = other.post("/equip", vector=WITHDRAWN, coefficient="1")
         assert answer.goes_to == "/"
-        assert f"There is no vector called `{WITHDRAWN}` here." in other.get("/").text.replace(
-            "&#x60;", "`"
-        )
+        assert f"There is no vector called <code>{WITHDRAWN}</code> here." in other.get("/").text
         assert WITHDRAWN not in other.get("/vectors?q=old").text
 
 

@@ -70,7 +70,11 @@ def make_output(
         return _delta(equipment, dtype)
     budget = Budget(rank, energy) if asked else None
     if is_sum_of_loras(equipment):
-        return _lora(joined_lora(equipment, budget, base=base), budget)
+        try:
+            return _lora(joined_lora(equipment, budget, base=base), budget)
+        except RecipeError:
+            if budget is None:
+                raise  # what is no sum of LoRAs after all can still be cut down to one
     if budget is None:
         raise RecipeError(
             _(

@@ -420,6 +420,22 @@ def test_a_sum_that_is_none_is_told_what_to_do(tmp_path: Path) -> None:
         make_output(put_on(on, on, [(bare, "1")]), "lora")
 
 
+def test_what_is_no_sum_can_still_be_cut_down(tmp_path: Path) -> None:
+    on = save(foundation(torch.float32), tmp_path / "base")
+    terms = [(lora(factors(n, 2), tmp_path / f"l{n}", r=2, lora_alpha=2), "1") for n in range(2)]
+    equipment = put_on(on, on, terms, method="ties", parameters={"density": 0.5})
+    with pytest.raises(RecipeError, match="Say a rank"):
+        make_output(equipment, "lora")
+    curved = put_on(on, on, terms, method="multislerp")
+    with pytest.raises(RecipeError, match=r"`layers.0.weight` is no sum"):
+        make_output(curved, "lora")
+    for each in (equipment, curved):
+        base = foundation(torch.float32)["layers.0.weight"]
+        change = tensors_of(each)["layers.0.weight"] - base
+        found = changes_of(each, rank=37)["layers.0"].float()
+        torch.testing.assert_close(found, change, atol=1e-4, rtol=1e-4)
+
+
 def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:
     on = save(foundation(torch.bfloat16), tmp_path / "base")
     terms = [(lora(factors(n, 4), tmp_path / f"l{n}", r=4, lora_alpha=8), "0.3") for n in range(2)]

@@ -15,6 +15,7 @@ from merging.engine.align import TermSource
 from merging.engine.difference import change_of, is_exact, lay_out_change
 from merging.engine.errors import MergeError, RecipeError
 from merging.engine.layout import VirtualModel
+from merging.engine.methods import METHODS
 from merging.engine.run import Equipment, stream
 from tests.engine.models import (
     State,
@@ -115,6 +116,27 @@ def test_exactness_is_what_is_said_of_it(
     assert equal is exact
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], atol=2e-3, rtol=2**-7)
+
+
+@pytest.mark.parametrize(
+    "method", [name for name, method in METHODS.items() if method.operates_on == "deltas"]
+)
+def test_of_every_method_that_adds_it_gives_the_same_bytes(tmp_path: Path, method: str) -> None:
+    """The numbers are those of the merge itself, whichever of its loops computed the model."""
+    base = foundation(torch.bfloat16)
+    opened = save(base, tmp_path / "base")
+    weighted = METHODS[method].weighted
+    terms = [
+        (vector(tuned(base, n), tmp_path / f"v{n}"), weight if weighted else "1")
+        for n, weight in ((1, "0.7"), (2, "0.5"))
+    ]
+    lambdas = {"lambda": 0.6} if METHODS[method].parameter("lambda") else {}
+    needed = {p.name: 0.5 for p in METHODS[method].parameters if p.required}
+    equipment = put_on(opened, opened, terms, method=method, parameters={**lambdas, **needed})
+    assert is_exact(change_of(equipment), "F32")
+    expected = tensors_of(equipment)
+    found = put_back(equipment, opened, tmp_path / "again")
+    assert all(same(found[name], expected[name]) for name in expected)
 
 
 def test_two_fine_tunes_give_their_difference(tmp_path: Path) -> None:

@@ -245,10 +245,11 @@ def _bases(work: Alignment) -> dict[str, TensorLike]:
         goal: work.foundation.tensors[name] for name, goal in goals.items() if goal in stored
     }
     lacking = [name for name in stored if name not in found and len(stored[name].shape) == 2]
-    for name, twin in tied_twins(work.target, lacking).items():
-        if twin in found:
-            found[name] = found[twin]
-    return found
+    twins = tied_twins(work.target, lacking)
+    tied = {name: twin for name, twin in twins.items() if twin in found}
+    if tied:
+        work.report.tied[work.foundation_source.label] = tied
+    return found | {name: found[twin] for name, twin in tied.items()}
 
 
 def _sources(work: Alignment, term: TermSource, base_of: Mapping[str, Any]) -> dict[str, str]:

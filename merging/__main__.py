@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from merging.engine.local import LocalEquipment
 
 MAX_THREADS = 64
+MODEL = "model"
 _DESCRIPTION = """\
 Equip a model: merge checkpoints and LoRA adapters. RECIPE is a file (mergekit's YAML, or JSON) or
 an expression such as 'base + ties(a + 0.5*b, density=0.2)'. Models are local folders. The grammar
@@ -87,6 +88,26 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--explain", action="store_true", help="say what would happen to the tensors; write nothing"
     )
+    add(
+        "--as",
+        dest="kind",
+        choices=(MODEL, "delta", "lora"),
+        default=MODEL,
+        help="write the model (default), what it adds to its target, or that as one LoRA",
+    )
+    add("--rank", type=int, help="cut the LoRA down to this rank; a sum of LoRAs needs none")
+    add("--energy", type=float, help="cut it to this share of the squared norm, such as 0.99")
+    add(
+        "--keep-whole",
+        action="store_true",
+        help="let a LoRA that is cut carry norms, biases and embeddings as whole tensors",
+    )
+    add(
+        "--stored",
+        choices=("F32", "BF16", "F16", "F64"),
+        default="F32",
+        help="what the numbers of a delta are stored in (default F32)",
+    )
     add("--quiet", action="store_true", help="no progress bar, no report")
     add(
         "--methods",
@@ -118,6 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.out is None and not options.explain:
         parser.error("the folder OUT is missing")
+    if options.kind != "lora" and (options.rank is not None or options.energy is not None):
+        parser.error("--rank and --energy belong to --as lora")
     try:
         _run(options)
     except Problem as problem:
@@ -155,16 +178,15 @@ def _run(options: argparse.Namespace) -> None:
             print("\n".join(explanation(local.equipment)))
         local.equipment.report.refuse_losses()
         if not options.explain:
-            _write(options, local, path)
+            write = _write if options.kind == MODEL else _write_without_target
+            write(options, local, path)
 
 
 def _write(options: argparse.Namespace, local: LocalEquipment, path: Path | None) -> None:
     from merging.engine.run import write_model
 
-    as_given = path is not None and path.suffix.lower() != ".json" and options.seed is None
-    text = path.read_text("utf-8") if path is not None and as_given else local.as_yaml()
     size = local.equipment.model.size
-    extra = {**local.extra_files, "recipe.yaml": text.encode()}
+    extra = {**local.extra_files, "recipe.yaml": _recipe_text(options, local, path)}
     with _progress(options, size) as advance:
         write_model(
             local.equipment,
@@ -180,15 +202,57 @@ def _write(options: argparse.Namespace, local: LocalEquipment, path: Path | None
         print(f"{options.out}: {size / 1e9:.2f} GB; tensors: {counts}")
 
 
+def _write_without_target(
+    options: argparse.Namespace, local: LocalEquipment, path: Path | None
+) -> None:
+    """The difference, or one LoRA, with the recipe beside it."""
+    from merging.engine.outputs import make_output, write_output
+
+    with _progress(options, len(local.equipment.plan), "tensors") as advance:
+        output = make_output(
+            local.equipment,
+            options.kind,
+            rank=options.rank,
+            energy=options.energy,
+            dtype=options.stored,
+            keep_whole=options.keep_whole,
+            base=local.equipment.recipe.target,
+            on_tensor=advance and (lambda _name: advance(1)),
+        )
+    with _progress(options, output.model.size) as advance:
+        write_output(
+            local.equipment,
+            output,
+            options.out,
+            {"recipe.yaml": _recipe_text(options, local, path)},
+            on_bytes=advance,
+            threads=options.threads,
+            before_rename=local.check_sources,
+        )
+    if not options.quiet:
+        print(f"{options.out}:", *output.sentences, sep="\n  ")
+
+
+def _recipe_text(options: argparse.Namespace, local: LocalEquipment, path: Path | None) -> bytes:
+    as_given = path is not None and path.suffix.lower() != ".json" and options.seed is None
+    text = path.read_text("utf-8") if path is not None and as_given else local.as_yaml()
+    return text.encode()
+
+
 @contextmanager
-def _progress(options: argparse.Namespace, size: int) -> Iterator[Callable[[int], object] | None]:
-    """A progress bar while files are written; nothing at all with --quiet."""
+def _progress(
+    options: argparse.Namespace, size: int, unit: str = "B"
+) -> Iterator[Callable[[int], object] | None]:
+    """A progress bar while something is computed; nothing at all with --quiet."""
     if options.quiet:
         yield None
         return
     from tqdm import tqdm
 
-    with tqdm(total=size, unit="B", unit_scale=True, desc=options.out.name) as bar:
+    written = unit == "B"
+    with tqdm(
+        total=size, unit=unit, unit_scale=written, leave=written, desc=options.out.name
+    ) as bar:
         yield bar.update
 
 

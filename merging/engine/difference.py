@@ -96,7 +96,11 @@ class Change:
 
 
 def change_of(equipment: Equipment) -> Change:
-    """What ``equipment`` changes. Raises RecipeError where that is nothing."""
+    """What ``equipment`` changes. Raises RecipeError where that is nothing, or has no target."""
+    if equipment.recipe.slices:
+        raise RecipeError(
+            _("A model of slices is put on no target, so there is no difference: take it whole.")
+        )
     tensors: dict[str, PlannedTensor] = {}
     left_out = dict.fromkeys(equipment.report.removed, _("the result does not have it"))
     for planned in equipment.plan:

@@ -34,7 +34,7 @@ def is_sum_of_loras(equipment: Equipment) -> bool:
     """Whether every term is a LoRA and the method adds them up."""
     loras = [isinstance(term.content, Adapter) for term in equipment.terms]
     adds = get_method(equipment.recipe.method).linear_weights is not None
-    return bool(loras) and all(loras) and adds
+    return bool(loras) and all(loras) and adds and not equipment.recipe.slices
 
 
 def joined_lora(equipment: Equipment, budget: Budget | None = None, *, base: str = "") -> Lora:

@@ -96,6 +96,7 @@ def write_output(
     *,
     on_bytes: Callable[[int], object] | None = None,
     threads: int = 2,
+    before_rename: Callable[[], object] | None = None,
 ) -> None:
     """Write ``output`` to ``folder``, which appears only when it is complete, as a model does."""
     write_model(
@@ -104,6 +105,7 @@ def write_output(
         {**output.files, **(extra_files or {})},
         on_bytes=on_bytes,
         threads=threads,
+        before_rename=before_rename,
     )
 
 

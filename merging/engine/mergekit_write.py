@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .dtype_names import NAMES
+from .errors import RecipeError, _
 from .mergekit import base_is_input, plain_sum
 from .methods import METHODS, Method, get_method
 from .recipe import Recipe, Term, coefficient_text
@@ -96,6 +97,11 @@ def _models(
     foundation = name_of(recipe.foundation)
     if not base_is_input(method):
         data["base_model"] = foundation
+        if any(term.ref == recipe.foundation for term in recipe.terms):
+            raise RecipeError(
+                _("%(name)s cannot be put on itself: its vector is zero. Leave it out."),
+                name=foundation,
+            )
     models: list[dict[str, Any]] = []
     if recipe.target != recipe.foundation and plain_sum(method, recipe.parameters):
         models.append({"model": name_of(recipe.target), "parameters": {"weight": 1.0}})

@@ -73,7 +73,7 @@ class Parameter:
                 low=low,
                 high=high,
             )
-        return float(value)
+        return float(value) + 0.0  # a zero has one sign, or equal settings would differ
 
     def read(self, raw: Any) -> Any:
         """``raw`` as a setting (value, gradient or filters) of this parameter."""

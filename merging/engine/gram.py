@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from numba import njit
+
+from vectors.tensorfile.compiled import njit
 
 from .block import Block
 from .errors import MergeError, _

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
+
+from vectors.tensorfile.compiled import intrinsic, njit, types
 
 KERNEL = "2"
 RUN = 4096  # elements of a run: 16 KB of float32

@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from merging.engine.block import Block
 from merging.engine.errors import MergeError, _
 from merging.engine.gram import LANES, row_length
 from merging.engine.whole import SEGMENT, Whole
+from vectors.tensorfile.compiled import njit
 
 from .base import Arguments, Method
 

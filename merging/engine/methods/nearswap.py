@@ -9,9 +9,9 @@ model.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from merging.engine.block import Block
+from vectors.tensorfile.compiled import njit
 
 from .base import Arguments, Method, Parameter
 

@@ -1,0 +1,31 @@
+"""numba, started without the part of it that these loops do not need.
+
+The compiler's first loop, even one that is read from its cache, loads everything numba can do,
+and for linear algebra all of scipy: a fifth of a second of every command. Loops that call
+``numpy.linalg`` are not to be compiled in this project.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from numba import njit, types
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+__all__ = ["intrinsic", "njit", "types"]
+
+
+def _load() -> None:
+    absent = "scipy" not in sys.modules
+    if absent:
+        sys.modules["scipy"] = None  # type: ignore[assignment]  # "import scipy" fails meanwhile
+    try:
+        cpu_target.typing_context.refresh()
+        cpu_target.target_context.refresh()
+    finally:
+        if absent:
+            del sys.modules["scipy"]
+
+
+_load()

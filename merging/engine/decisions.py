@@ -34,6 +34,11 @@ class Decision:
     rows: tuple[Rule, ...] = ()
 
     @property
+    def whole(self) -> bool:
+        """Whether a rule decided about the tensor as a whole: later ones do not count."""
+        return self.keep or self.drop or self.take is not None
+
+    @property
     def stays(self) -> bool:
         """Whether the target's numbers stay: a rule keeps them, or no vector may touch them."""
         return self.keep or all(choice.skip for choice in self.terms)
@@ -75,6 +80,8 @@ class Decisions:
             if self._refs and not concerned:
                 continue
             self._met.add(rule)
+            if decision.whole:
+                continue
             if rule.action == "take" and rule.rows:
                 decision.rows = (*decision.rows, rule)
             elif rule.action in ("merge", "skip", "map"):
@@ -90,8 +97,6 @@ class Decisions:
                 decision.keep = rule.action == "keep"
                 decision.drop = rule.action == "drop"
                 decision.take = rule if rule.action == "take" else None
-                self.note(rule, name)
-                return decision
             self.note(rule, name)
         return decision
 
@@ -113,6 +118,7 @@ class Decisions:
         """The ``take`` rule that brings the tensor ``name``, which the target lacks."""
         for rule in self._rules:
             if rule.action in ("take", "drop") and not rule.rows and rule.matches(name):
+                self.note(rule, name)
                 return rule if rule.action == "take" else None
         return None
 

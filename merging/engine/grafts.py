@@ -62,7 +62,6 @@ def additions(work: Alignment, rules: Sequence[Rule]) -> dict[str, TensorLike]:
             continue
         for goal in work.names_of(model_of(work, rule)):
             if goal not in work.target.tensors and work.decisions.adds(goal) == rule:
-                work.decisions.note(rule, goal)
                 added[goal] = taken(work, goal, rule)
     return added
 

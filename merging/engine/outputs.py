@@ -135,8 +135,8 @@ def _lora(lora: Lora, budget: Budget | None) -> Output:
         "rank": lora.rank,
         "size": size_text(lora.weights.size),
         "count": len(lora.parts),
-        "error": f"{lora.error:.2%}",
-        "energy": f"{lora.energy:.2%}",
+        "error": percent(lora.error),
+        "energy": percent(lora.energy),
     }
     if budget is None:
         sentences = [
@@ -152,7 +152,7 @@ def _lora(lora: Lora, budget: Budget | None) -> Output:
         if worst is not None and worst.error > 0:
             sentences.append(
                 _("Worst: `%(tensor)s`, relative error %(error)s.")
-                % {"tensor": worst.tensor, "error": f"{worst.error:.2%}"}
+                % {"tensor": worst.tensor, "error": percent(worst.error)}
             )
         narrow = [p.tensor for p in lora.parts if budget.rank is not None and p.full < budget.rank]
         sentences += _names_of(
@@ -178,6 +178,11 @@ def errors_of(lora: Lora) -> bytes:
         "left_out": {name: {"norm": square**0.5} for name, square in lora.left_out.items()},
     }
     return (json.dumps(document, indent=2) + "\n").encode()
+
+
+def percent(share: float) -> str:
+    """``3.42 %``, with the digits that matter."""
+    return f"{100 * share:.4g} %"
 
 
 def size_text(nbytes: int) -> str:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merging.__main__ import main
+from merging.engine.outputs import percent
 from tests.engine.models import State, foundation, same, tuned
 
 
@@ -78,7 +79,7 @@ def test_a_fine_tune_is_cut_and_the_error_printed(
     assert command(models, "base + fine", str(out), "--as", "lora", "--rank", "4") == 0
     said = capsys.readouterr().out
     stated = json.loads((out / "errors.json").read_text())
-    assert f"Relative error {stated['relative_error']:.2%}" in said
+    assert f"Relative error {percent(stated['relative_error'])}:" in said
     assert "Left out" in said
     assert (out / "adapter_model.safetensors").exists()
     again = models / "more"

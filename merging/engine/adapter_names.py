@@ -123,6 +123,9 @@ def kept_modules(
     cannot replace.
     """
     plan = {planned.name: planned for planned in equipment.plan}
+    of_module: dict[str, list[str]] = {}
+    for name in plan:
+        of_module.setdefault(module_of(names.of(name)), []).append(name)
     kept: dict[str, PlannedTensor] = {}
     for name in wanted:
         if not can_be_kept(name, names, adapted):
@@ -137,7 +140,6 @@ def kept_modules(
         if module in adapted:
             kept[names.of(name)] = plan[name]
             continue
-        for other in equipment.target.tensors:
-            if names.of(other).startswith(module + ".") and other in plan:
-                kept[names.of(other)] = plan[other]
+        for other in of_module[module]:
+            kept[names.of(other)] = plan[other]
     return [Kept(name, planned) for name, planned in kept.items()]

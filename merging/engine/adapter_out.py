@@ -169,13 +169,13 @@ def _targets(adapted: Sequence[str], names: Sequence[str]) -> list[str]:
 
     PEFT takes a name for every module that is called so or ends with it after a dot.
     """
-    modules = _modules(names)
     wanted = set(adapted)
+    # Last names that another module has too; a number is the name of every list's member.
+    shared = {each.rpartition(".")[2] for each in _modules(names) - wanted}
     found: dict[str, None] = {}
     for module in adapted:
         last = module.rpartition(".")[2]
-        alike = {each for each in modules if each.rpartition(".")[2] == last}
-        found[last if alike <= wanted and not last.isdigit() else module] = None
+        found[module if last in shared or last.isdigit() else last] = None
     return list(found)
 
 

@@ -26,8 +26,10 @@ def piece_by_token(
     """
     target = tokens_of(work.target_tokens, "the target")
     foundation = tokens_of(work.foundation_tokens, "the foundation")
-    own = tokens_of(term.tokens, term.label) if term.tokens else foundation
     shape = _rows_of(term, name)
+    # A change of the foundation's matrix has the foundation's rows, whatever tokenizer lies beside.
+    changes = term.form != "full" and shape == base.shape[0]
+    own = foundation if changes or not term.tokens else tokens_of(term.tokens, term.label)
     rows = map_rows(target, own, tensor.shape[0], shape, label=term.label)
     base_rows = map_rows(target, foundation, tensor.shape[0], base.shape[0], label="the foundation")
     if rows.by_place and base_rows.by_place:

@@ -132,6 +132,32 @@ def test_nothing_is_added_to_a_taken_row(tmp_path: Path, weight: str) -> None:
     assert VOCABULARY[0] in dish.report.cases["merged"]
 
 
+def test_of_two_rules_for_one_row_the_first_counts(tmp_path: Path) -> None:
+    models = kitchen(tmp_path)
+    name = VOCABULARY[0]
+    rules = f"""    - 'take {name} from {CHAT} rows ["</s>"]'
+    - 'take {name} from {CHATML} rows ["</s>", "<s>"]'
+"""
+    found = cook(tmp_path, MAP + rules).tensors[name]
+    assert same(found[2], models[CHAT][name][2])
+    assert same(found[1], models[CHATML][name][1])
+
+
+def test_a_lora_of_the_embedding_follows_its_tokens(tmp_path: Path) -> None:
+    """Trained on the foundation, it has the foundation's rows and often no tokenizer."""
+    models = kitchen(tmp_path)
+    put(tmp_path, ZH, models[ZH], tokenizer=bpe([*CHINESE, *LLAMA]))
+    place = "base_model.model.model.embed_tokens.lora_embedding_"
+    factors = {f"{place}A": torch.eye(1, 8), f"{place}B": torch.ones(4, 1)}
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1}
+    put(tmp_path, "lab/lora", factors, "adapter_model", adapter_config=config)
+    recipe = MAP.replace(CHATML, f"{BASE}+lab/lora").replace("    - map lm_head*\n", "")
+    found, target = cook(tmp_path, recipe).tensors[VOCABULARY[0]], models[ZH][VOCABULARY[0]]
+    assert same(found[4], (target[4].float() + 1).bfloat16()), "the row of the first token"
+    assert same(found[:4], target[:4])
+    assert same(found[5:], target[5:])
+
+
 def test_a_taken_row_of_an_average_is_the_row(tmp_path: Path) -> None:
     models = kitchen(tmp_path)
     recipe = f"""

@@ -8,12 +8,15 @@ and for linear algebra all of scipy: a fifth of a second of every command. Loops
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from numba import njit, types
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
 
 __all__ = ["intrinsic", "njit", "types"]
+
+intrinsic: Any = _intrinsic  # what it makes is called without its first argument
 
 
 def _load() -> None:

@@ -21,7 +21,7 @@ _FLOOR = Parameter(
 )
 
 
-def _calibrated(deltas, weights, *, alpha, device):  # type: ignore[no-untyped-def]
+def _calibrated(deltas, weights, *, alpha, device):
     return svc(deltas, weights, alpha=alpha or None, device=device)
 
 

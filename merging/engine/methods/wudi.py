@@ -12,7 +12,7 @@ from .base import Method, Parameter
 from .matrices import matrix, rest, scale_of, suggested
 
 
-def _wudi(deltas, weights, *, steps, learning_rate, device):  # type: ignore[no-untyped-def]
+def _wudi(deltas, weights, *, steps, learning_rate, device):
     return wudi_merge(deltas, weights, steps=int(steps), learning_rate=learning_rate, device=device)
 
 

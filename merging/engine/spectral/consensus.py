@@ -52,5 +52,6 @@ def consensus_merge(
     votes = np.zeros(total.shape, np.int32)
     for k, own in weighted.items():
         votes += np.abs(own) > total.dtype.type(scales[k]) * np.abs(total - own)
-    total[votes < min(agreement, len(chosen))] = 0
+    # A number that is none is left in the sum: whoever stores it finds it there.
+    total[(votes < min(agreement, len(chosen))) & np.isfinite(total)] = 0
     return total

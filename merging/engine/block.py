@@ -42,6 +42,10 @@ class Block:
         self.terms = touched(pieces)
         work.forget_bases()
 
+    def wider(self, lo: int, hi: int) -> Block:
+        """Elements ``[lo, hi)`` of the same tensor; arrays of this block are then overwritten."""
+        return Block(self._target, self._pieces, lo, hi, self.dtype, self.work)
+
     def scratch(self, name: str) -> np.ndarray:
         """An array of the block's length for intermediate results."""
         return self.work.array(f"method {name}", self.size, self.dtype)
@@ -101,29 +105,40 @@ class Block:
         None unless all of them are plain BF16 tensors of full length: the common case, for which
         methods have a fused loop.
         """
-        pieces = [self._pieces[term] for term in self.terms]
-        if self.dtype != np.float32 or self._target.dtype != "BF16" or not pieces:
+        pieces = self._plain_pieces()
+        if pieces is None:
             return None
-        base = pieces[0].base if pieces[0] is not None else None
-        for piece in pieces:
-            if (
-                not isinstance(piece, Difference)
-                or piece.base is not base
-                or piece.tuned.dtype != "BF16"
-                or piece.base.dtype != "BF16"
-                or piece.count < self.hi
-            ):
-                return None
-        assert base is not None
+        base = pieces[0].base
         theta = self.work.raw(base, self.lo, self.hi, "base stored")
         onto = theta
         if self._target is not base:
             onto = self.work.raw(self._target, self.lo, self.hi, "target stored")
         tuned = self.work.matrix("terms stored", len(pieces), self.size, np.uint16)
         for row, piece in zip(tuned, pieces, strict=True):
-            assert isinstance(piece, Difference)
             piece.tuned.read_into(2 * self.lo, memoryview(row.view(np.uint8)))
         return onto, theta, tuned
+
+    @property
+    def plain(self) -> bool:
+        """Whether ``raw_differences`` will give numbers."""
+        return self._plain_pieces() is not None
+
+    def _plain_pieces(self) -> list[Difference] | None:
+        if self.dtype != np.float32 or self._target.dtype != "BF16" or not self.terms:
+            return None
+        found: list[Difference] = []
+        for term in self.terms:
+            piece = self._pieces[term]
+            if (
+                not isinstance(piece, Difference)
+                or (found and piece.base is not found[0].base)
+                or piece.tuned.dtype != "BF16"
+                or piece.base.dtype != "BF16"
+                or piece.count < self.hi
+            ):
+                return None
+            found.append(piece)
+        return found
 
     def raw_models(self) -> np.ndarray | None:
         """The models of every term, (T, n), as stored BF16 numbers; None unless all are."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from numba import njit
+
+from vectors.tensorfile.compiled import njit
 
 WINDOW = 4096  # elements that share two words; part of the definition of every draw
 CERTAIN = 2**32  # the limit that every draw is below

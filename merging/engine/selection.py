@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from vectors.tensorfile.compiled import njit
 
 from .block import Block
 from .kernels import RUN, _as_bits, _as_float

@@ -1,8 +1,9 @@
 """Entries dropped, signs elected: the loops of the sparsifying methods.
 
 A `Trim` says for each term which entries stay: those whose magnitude lies between two thresholds,
-or those whose random draw is below a limit. What stays is scaled and weighted, then summed: all
-of it, or only what agrees with the elected sign (Yadav et al., arXiv 2306.01708):
+or those whose random draw is below a limit; or a mask says so entry by entry. What stays is scaled
+and weighted, then summed: all of it, or only what agrees with the elected sign (Yadav et al.,
+arXiv 2306.01708):
 
     vᵢ = wᵢ · sᵢ · kept(τᵢ),   γ = +1 where Σ vᵢ ≥ 0, else −1
     elected = Σ vᵢ / Σ wᵢ over the terms with sgn(vᵢ) = γ   (nothing agrees: 0)
@@ -15,16 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numba import njit
 
-from .block import Block
+from vectors.tensorfile.compiled import njit
+
 from .kernels import _as_float, _divide, _finish_run_bf16, _widen_bf16
 from .randomness import CERTAIN, WINDOW, draw, window_words
-from .whole import SEGMENT, Whole
 
 SPAN = 1024  # elements of a run here: several arrays of it fit the first-level cache
-LANES = SPAN // 4  # partial sums of a norm; part of its definition
-NORM_SEGMENT = 2 * SEGMENT
 TINY = 1e-7  # a norm below it is not rescaled, as in mergekit
 
 
@@ -41,6 +39,11 @@ class Trim:
     keys: np.ndarray
     limits: np.ndarray
     scales: np.ndarray
+
+    @property
+    def rule(self) -> tuple[np.ndarray, ...]:
+        """The same for compiled loops."""
+        return self.low, self.high, self.keys, self.limits, self.scales
 
     @classmethod
     def nothing(cls, terms: int, dtype: type) -> Trim:
@@ -61,17 +64,18 @@ class Trim:
         return replace(self, scales=scales.astype(self.scales.dtype))
 
 
-def l1_norms(whole: Whole, trim: Trim) -> np.ndarray:
-    """Σ|τ| before and after ``trim``, (K, 2) of float64."""
-    sums = np.zeros((len(whole.terms), 2))
-    rule = trim.low, trim.high, trim.keys, trim.limits
-    for block in whole.blocks(NORM_SEGMENT):
-        raw = block.raw_differences()
-        if raw is not None:
-            _norms_bf16(raw[1], raw[2], block.lo, *rule, sums)
-        else:
-            _norms_rows(block.deltas(), block.lo, *rule, sums)
-    return sums
+@dataclass(frozen=True)
+class Masks:
+    """Which entries of each term stay: ``kept`` (K, m) of uint8, 1 or 0.
+
+    The block's first element is the one numbered ``at``. No masks are masks of no terms.
+    """
+
+    kept: np.ndarray
+    at: int = 0
+
+
+NO_MASKS = Masks(np.empty((0, 0), np.uint8))
 
 
 def trimmed_sum(
@@ -83,18 +87,19 @@ def trimmed_sum(
     elect: bool,
     normalize: bool,
     out: np.ndarray,
+    masks: Masks = NO_MASKS,
 ) -> np.ndarray:
     """The merged update (n,) of ``rows`` (K, n), the deltas from element ``lo`` on; spoils them.
 
     ``normalize`` divides what was elected by the weights that agree; a plain sum is never divided.
     """
-    _sum_rows(rows, lo, trim.low, trim.high, trim.keys, trim.limits, trim.scales, weights,
-              elect, normalize, out)  # fmt: skip
+    _sum_rows(rows, lo, trim.rule, masks.kept, masks.at, weights, elect, normalize, out)
     return out
 
 
 def trimmed_sum_bf16(
-    block: Block,
+    raw: tuple[np.ndarray, np.ndarray, np.ndarray],
+    lo: int,
     trim: Trim,
     weights: np.ndarray,
     *,
@@ -103,14 +108,14 @@ def trimmed_sum_bf16(
     divisor: float,
     factor: float,
     out: np.ndarray,
-) -> bool:
-    """The same for plain BF16, divided, times ``factor``, on the target, rounded to ``out``."""
-    raw = block.raw_differences()
-    if raw is None:
-        return False
-    _sum_bf16(*raw, block.lo, trim.low, trim.high, trim.keys, trim.limits, trim.scales, weights,
-              elect, normalize, np.float32(divisor), np.float32(factor), out)  # fmt: skip
-    return True
+    masks: Masks = NO_MASKS,
+) -> None:
+    """The same for the ``raw_differences`` of a block, divided, times ``factor``, on the target.
+
+    ``out`` (n,) of uint16 is the rounded result.
+    """
+    _sum_bf16(*raw, lo, trim.rule, masks.kept, masks.at, weights, elect, normalize,
+              np.float32(divisor), np.float32(factor), out)  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
@@ -135,21 +140,36 @@ def _weigh_by_draw(row, place, first, second, limit, scale, weight, total):
 
 
 @njit(nogil=True, cache=True)
-def _place(key, at):
-    # Where the element ``at`` stands among the draws: its place in the window, the two words.
+def _weigh_by_mask(row, kept, scale, weight, total):
+    zero = row.dtype.type(0)
+    for i in range(row.size):
+        v = (row[i] if kept[i] != 0 else zero) * scale * weight
+        row[i] = v
+        total[i] = total[i] + v
+
+
+@njit(nogil=True, cache=True)
+def place_of(key, at):
+    """Where the element ``at`` stands among the draws: place in the window, the two words."""
     element = np.uint64(at)
     first, second = window_words(key, element // np.uint64(WINDOW))
     return np.uint32(element % np.uint64(WINDOW)), first, second
 
 
 @njit(nogil=True, cache=True)
-def _weigh_run(row, at, low, high, key, limit, scale, weight, total):
-    # One run within one window; ``at`` is the element of the tensor it begins with.
-    if limit < np.uint64(CERTAIN):
-        place, first, second = _place(key, at)
-        _weigh_by_draw(row, place, first, second, np.uint32(limit), scale, weight, total)
+def _weigh_run(row, at, k, rule, kept, mask_at, weight, total):
+    # One run within one window; ``at`` is the element of the tensor it begins with, ``mask_at``
+    # its place in the masks.
+    low, high, keys, limits, scales = rule
+    if kept.shape[0] > 0:
+        mask = kept[k, mask_at : mask_at + row.size]
+        _weigh_by_mask(row, mask, scales[k], weight, total)
+    elif limits[k] < np.uint64(CERTAIN):
+        place, first, second = place_of(keys[k], at)
+        limit = np.uint32(limits[k])
+        _weigh_by_draw(row, place, first, second, limit, scales[k], weight, total)
     else:
-        _weigh_by_size(row, low, high, scale, weight, total)
+        _weigh_by_size(row, low[k], high[k], scales[k], weight, total)
 
 
 @njit(nogil=True, cache=True)
@@ -202,7 +222,7 @@ def _elect_run(rows, start, stop, weights, normalize, signs, share, out):
 
 
 @njit(nogil=True, cache=True)
-def _sum_rows(rows, lo, low, high, keys, limits, scales, weights, elect, normalize, out):
+def _sum_rows(rows, lo, rule, kept, mask_at, weights, elect, normalize, out):
     signs = np.empty(SPAN, out.dtype)
     share = np.empty(SPAN, out.dtype)
     start = 0
@@ -213,24 +233,23 @@ def _sum_rows(rows, lo, low, high, keys, limits, scales, weights, elect, normali
         total[:] = out.dtype.type(0)
         for k in range(weights.size):
             _weigh_run(
-                rows[k, start:stop], lo + start, low[k], high[k], keys[k], limits[k],
-                scales[k], weights[k], total,
-            )  # fmt: skip
+                rows[k, start:stop], lo + start, k, rule, kept, mask_at + start, weights[k], total
+            )
         if elect:
             _elect_run(rows, start, stop, weights, normalize, total, share[:count], out[start:stop])
         start = stop
 
 
 @njit(nogil=True, cache=True)
-def _difference_bf16(tuned, theta, out):
+def difference_bf16(tuned, theta, out):
+    """out = tuned (BF16, as uint16) − theta (float32)."""
     for i in range(out.size):
         out[i] = _as_float(np.uint32(tuned[i]) << np.uint32(16)) - theta[i]
 
 
 @njit(nogil=True, cache=True)
 def _sum_bf16(
-    target, base, tuned, lo, low, high, keys, limits, scales, weights, elect, normalize, divisor,
-    factor, out,
+    target, base, tuned, lo, rule, kept, mask_at, weights, elect, normalize, divisor, factor, out
 ):  # fmt: skip
     theta = np.empty(SPAN, np.float32)
     signs = np.empty(SPAN, np.float32)
@@ -245,11 +264,10 @@ def _sum_bf16(
         total[:] = np.float32(0)
         _widen_bf16(base[start:stop], theta[:count])
         for k in range(weights.size):
-            _difference_bf16(tuned[k, start:stop], theta[:count], rows[k, :count])
+            difference_bf16(tuned[k, start:stop], theta[:count], rows[k, :count])
             _weigh_run(
-                rows[k, :count], lo + start, low[k], high[k], keys[k], limits[k],
-                scales[k], weights[k], total,
-            )  # fmt: skip
+                rows[k, :count], lo + start, k, rule, kept, mask_at + start, weights[k], total
+            )
         if elect:
             update = elected[:count]
             _elect_run(rows, 0, count, weights, normalize, total, share[:count], update)
@@ -258,108 +276,3 @@ def _sum_bf16(
             _divide(total, divisor)
         _finish_run_bf16(target[start:stop], factor, total, out[start:stop])
         start = stop
-
-
-# Norms: the magnitudes of a run are added four at a time in the tensor's own precision, which is
-# done for whole vectors at once, and the sums of four in float64, in lanes.
-
-
-@njit(nogil=True, cache=True)
-def _fold_by_size(row, low, high, before, after):
-    zero = row.dtype.type(0)
-    lanes = row.size // 4
-    r0, r1, r2, r3 = row[:lanes], row[lanes:], row[2 * lanes :], row[3 * lanes :]
-    for i in range(lanes):
-        a, b, c, d = abs(r0[i]), abs(r1[i]), abs(r2[i]), abs(r3[i])
-        before[i] = (a + b) + (c + d)
-        a = zero if (a < low) | ((a > high) & (a < np.inf)) else a
-        b = zero if (b < low) | ((b > high) & (b < np.inf)) else b
-        c = zero if (c < low) | ((c > high) & (c < np.inf)) else c
-        d = zero if (d < low) | ((d > high) & (d < np.inf)) else d
-        after[i] = (a + b) + (c + d)
-    return lanes
-
-
-@njit(nogil=True, cache=True)
-def _fold_by_draw(row, place, first, second, limit, before, after):
-    zero = row.dtype.type(0)
-    lanes = row.size // 4
-    r0, r1, r2, r3 = row[:lanes], row[lanes:], row[2 * lanes :], row[3 * lanes :]
-    p1 = np.uint32(place + np.uint32(lanes))
-    p2 = np.uint32(place + np.uint32(2 * lanes))
-    p3 = np.uint32(place + np.uint32(3 * lanes))
-    for i in range(lanes):
-        a, b, c, d = abs(r0[i]), abs(r1[i]), abs(r2[i]), abs(r3[i])
-        before[i] = (a + b) + (c + d)
-        a = a if draw(np.uint32(i) + place, first, second) < limit else zero
-        b = b if draw(np.uint32(i) + p1, first, second) < limit else zero
-        c = c if draw(np.uint32(i) + p2, first, second) < limit else zero
-        d = d if draw(np.uint32(i) + p3, first, second) < limit else zero
-        after[i] = (a + b) + (c + d)
-    return lanes
-
-
-@njit(nogil=True, cache=True)
-def _add_to_lanes(lanes, sums):
-    for i in range(sums.size):
-        lanes[i] += np.float64(sums[i])
-
-
-@njit(nogil=True, cache=True)
-def _measure_run(row, at, low, high, key, limit, sums, lanes):
-    # lanes (2, LANES) += Σ|row| before and after; sums (2, LANES) is scratch.
-    before, after = sums[0], sums[1]
-    if limit < np.uint64(CERTAIN):
-        place, first, second = _place(key, at)
-        limit32 = np.uint32(limit)
-        count = _fold_by_draw(row, place, first, second, limit32, before, after)
-        for i in range(4 * count, row.size):
-            kept = draw(np.uint32(place + np.uint32(i)), first, second) < limit32
-            lanes[0, 0] += np.float64(abs(row[i]))
-            lanes[1, 0] += np.float64(abs(row[i])) if kept else 0.0
-    else:
-        count = _fold_by_size(row, low, high, before, after)
-        for i in range(4 * count, row.size):
-            size = abs(row[i])
-            kept = not ((size < low) | ((size > high) & (size < np.inf)))
-            lanes[0, 0] += np.float64(size)
-            lanes[1, 0] += np.float64(size) if kept else 0.0
-    _add_to_lanes(lanes[0], before[:count])
-    _add_to_lanes(lanes[1], after[:count])
-
-
-@njit(nogil=True, cache=True)
-def _add_lanes(lanes, sums):
-    # lanes (K, 2, LANES), sums (K, 2): in order.
-    for k in range(sums.shape[0]):
-        for side in range(2):
-            for i in range(LANES):
-                sums[k, side] += lanes[k, side, i]
-
-
-@njit(nogil=True, cache=True)
-def _norms_rows(rows, lo, low, high, keys, limits, sums):
-    lanes = np.zeros((sums.shape[0], 2, LANES))
-    scratch = np.empty((2, LANES), rows.dtype)
-    for start in range(0, rows.shape[1], SPAN):
-        stop = min(start + SPAN, rows.shape[1])
-        for k in range(sums.shape[0]):
-            row = rows[k, start:stop]
-            _measure_run(row, lo + start, low[k], high[k], keys[k], limits[k], scratch, lanes[k])
-    _add_lanes(lanes, sums)
-
-
-@njit(nogil=True, cache=True)
-def _norms_bf16(base, tuned, lo, low, high, keys, limits, sums):
-    lanes = np.zeros((sums.shape[0], 2, LANES))
-    scratch = np.empty((2, LANES), np.float32)
-    theta = np.empty(SPAN, np.float32)
-    buffer = np.empty(SPAN, np.float32)
-    for start in range(0, base.size, SPAN):
-        stop = min(start + SPAN, base.size)
-        row = buffer[: stop - start]
-        _widen_bf16(base[start:stop], theta[: row.size])
-        for k in range(sums.shape[0]):
-            _difference_bf16(tuned[k, start:stop], theta[: row.size], row)
-            _measure_run(row, lo + start, low[k], high[k], keys[k], limits[k], scratch, lanes[k])
-    _add_lanes(lanes, sums)

@@ -1,7 +1,8 @@
 """What the sparsifying methods share: their parameters, and the sum of what each term keeps.
 
 In every one of them a term is trimmed (each method by its own rule), weighted, and summed, either
-plainly or with an elected sign; ``arguments.state`` is the `Trim` that the method prepared.
+plainly or with an elected sign. ``arguments.state`` is the `Trim` that the method prepared, unless
+the method says otherwise.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from merging.engine.block import Block
-from merging.engine.sparsify import Trim, l1_norms, trimmed_sum, trimmed_sum_bf16
+from merging.engine.norms import l1_norms
+from merging.engine.sparsify import NO_MASKS, Masks, Trim, trimmed_sum, trimmed_sum_bf16
 from merging.engine.whole import Whole
 
 from .base import Arguments, Parameter
@@ -56,16 +58,19 @@ def _weights(block: Block, arguments: Arguments) -> np.ndarray:
     return np.array([arguments.weights[term] for term in block.terms], block.dtype)
 
 
-def sum_terms(block: Block, arguments: Arguments, rows: np.ndarray, elect: bool) -> np.ndarray:
-    """The merged update (n,) of ``rows`` (K, n), the deltas of ``block.terms``; spoils them."""
+def sum_terms(
+    block: Block, arguments: Arguments, trim: Trim, elect: bool, masks: Masks = NO_MASKS
+) -> np.ndarray:
+    """The merged update (n,) of one block: trimmed, weighted, summed, divided."""
     total = trimmed_sum(
-        rows,
+        block.deltas(),
         block.lo,
-        arguments.state,
+        trim,
         _weights(block, arguments),
         elect=elect,
         normalize=arguments.values["normalize"],
         out=block.scratch("sum"),
+        masks=masks,
     )
     by = 1.0 if elect else divisor(arguments)
     if by != 1:
@@ -73,28 +78,40 @@ def sum_terms(block: Block, arguments: Arguments, rows: np.ndarray, elect: bool)
     return total
 
 
+def sum_terms_bf16(
+    block: Block,
+    arguments: Arguments,
+    trim: Trim,
+    elect: bool,
+    out: np.ndarray,
+    masks: Masks = NO_MASKS,
+) -> bool:
+    """The same for plain BF16 tensors, in one loop, put on the target; False: it is not plain."""
+    raw = block.raw_differences()
+    if raw is None:
+        return False
+    trimmed_sum_bf16(
+        raw,
+        block.lo,
+        trim,
+        _weights(block, arguments),
+        elect=elect,
+        normalize=arguments.values["normalize"],
+        divisor=1.0 if elect else divisor(arguments),
+        factor=arguments.values["lambda"],
+        out=out.view(np.uint16),
+        masks=masks,
+    )
+    return True
+
+
 def combined(elect: bool) -> Callable[[Block, Arguments], np.ndarray]:
     """The ``combine`` of a method that elects signs, or does not."""
-
-    def combine(block: Block, arguments: Arguments) -> np.ndarray:
-        return sum_terms(block, arguments, block.deltas(), elect)
-
-    return combine
+    return lambda block, arguments: sum_terms(block, arguments, arguments.state, elect)
 
 
 def fused(elect: bool) -> Callable[[Block, Arguments, np.ndarray], bool]:
-    """The same for plain BF16 tensors, in one loop."""
-
-    def fused(block: Block, arguments: Arguments, out: np.ndarray) -> bool:
-        return trimmed_sum_bf16(
-            block,
-            arguments.state,
-            _weights(block, arguments),
-            elect=elect,
-            normalize=arguments.values["normalize"],
-            divisor=1.0 if elect else divisor(arguments),
-            factor=arguments.values["lambda"],
-            out=out.view(np.uint16),
-        )
-
-    return fused
+    """The ``fused`` of a method that elects signs, or does not."""
+    return lambda block, arguments, out: sum_terms_bf16(
+        block, arguments, arguments.state, elect, out
+    )

@@ -81,7 +81,11 @@ def equip_expression(expression: str, *, on: str, user: Any) -> EquippedModel:
     parsed = parse_expression(expression)
     target, summands = parsed.on, parsed.summands
     if not base_is_input(get_method(parsed.method)):
-        target, summands = parsed.split_target(lambda each: _is_foundation(each.name))
+        # Who names the foundation apart begins the sum with the target, as over local folders.
+        first = parsed.summands[0] if parsed.base and not parsed.called else None
+        target, summands = parsed.split_target(
+            lambda each: each is first or _is_foundation(each.name)
+        )
     versions = {each.name: find_version(each.name, user) for each in summands}
     return equip_terms(
         [(versions[each.name], each.coefficient, each.parameters) for each in summands],

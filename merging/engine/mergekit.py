@@ -36,6 +36,7 @@ _TOP = {
     "name",
     "armory",
 }
+_HOUSE = {"foundation", "target", "configuration_from", "dtype", "rules", "seed"}
 _INPUTS = ("models", "slices")
 
 
@@ -206,7 +207,7 @@ def _house(house: Any) -> House:
     if not isinstance(house, dict):
         raise RecipeError(_("The key `armory` must be a mapping."))
     names = ("foundation", "target", "configuration_from")
-    _only(house, {*names, "dtype", "rules", "seed"}, "armory")
+    _only(house, _HOUSE, "armory")
     found: dict[str, Any] = {}
     for name in names:
         if name in house:

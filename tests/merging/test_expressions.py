@@ -78,7 +78,7 @@ def test_a_plain_sum_is_what_it_was(shop: dict[str, str], owner: User) -> None:
         ("tiny + law", ""),
         ("law + lab/tiny", ""),
         ("law, on=lab/tiny", ""),
-        ("law, base=lab/tiny", ""),
+        ("lab/tiny + law, base=lab/tiny", ""),
         ("law", "lab/tiny"),
     ],
 )
@@ -89,7 +89,8 @@ def test_the_foundation_may_be_said(shop: dict[str, str], owner: User, line: str
 def test_a_fine_tune_is_the_target_where_it_is_named(shop: dict[str, str], owner: User) -> None:
     wanted = equipped("law", owner, on="olive/chat")
     assert wanted.target == shop["chat"]
-    for line in ("olive/chat + law, on=olive/chat", "law, on=olive/chat"):
+    lines = ("olive/chat + law, on=olive/chat", "law, on=olive/chat", "chat + law, base=lab/tiny")
+    for line in lines:
         assert equipped(line, owner).hash == wanted.hash
     assert equipped("chat + law", owner).target == shop["lab/tiny"]
 
@@ -114,7 +115,7 @@ def test_methods_parameters_rules_and_seed(shop: dict[str, str], owner: User) ->
         ("0.5*lab/tiny + law", "lab/tiny is what the vectors are put on"),
         ("law + nobody", "There is no vector called `nobody`"),
         ("law, on=nobody/x", "There is no foundation or full fine-tune called `nobody/x`"),
-        ("law, base=olive/chat", "`base` names olive/chat"),
+        ("toxic + law, base=olive/chat", "`base` names olive/chat"),
         ('law, rule="take * from toxic"', "toxic, which is no vector of the expression"),
         ("linear(lab/tiny + law)", "There is no vector called `lab/tiny`"),
         ("law + ties(toxic) + chat", "Beside a method"),

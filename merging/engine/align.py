@@ -314,12 +314,10 @@ def _case(
         return COPIED
     if base is None:
         return KEPT
-    left_alone = all(isinstance(piece, Untouched) for piece in pieces)
     if work.operates_on == "models":
         if any(piece is None for piece in pieces):
             return KEPT
-        still = not pieces or (left_alone and work.target is work.foundation)
-        return UNTOUCHED if still else MERGED
+        return MERGED if pieces else UNTOUCHED
     touched = any(piece is not None and not isinstance(piece, Untouched) for piece in pieces)
     return MERGED if touched else UNTOUCHED
 

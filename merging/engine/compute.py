@@ -15,7 +15,7 @@ from vectors.tensorfile.names import VOCABULARY
 from vectors.tensorfile.numbers import compute_dtype, narrow
 
 from .algebra import single_source
-from .align import MERGED, PlannedTensor
+from .align import MERGED, UNTOUCHED, PlannedTensor
 from .block import BLOCK_ELEMENTS, Block, Workspace
 from .errors import MergeError, _
 from .kernels import add_scaled, finish_bf16, has_broken
@@ -250,8 +250,13 @@ def collapsed(
 
     The whole recipe may not collapse (a rule, a schedule), while single tensors do.
     """
-    if tensor.case != MERGED or method.linear_weights is None:
+    if tensor.case != MERGED:
         return tensor
+    left_alone = method.operates_on == "models" and all(
+        isinstance(piece, Untouched) and piece.base is tensor.source for piece in tensor.pieces
+    )
+    if method.linear_weights is None:
+        return replace(tensor, case=UNTOUCHED) if left_alone else tensor
     if any(set(term.parameters) - {WEIGHT.name} for term in recipe.terms):
         return tensor
     arguments = arguments_of(method, recipe, tensor)
@@ -263,6 +268,10 @@ def collapsed(
         coefficients.append(exact if plain else Fraction(weight))
     if arguments.values.get("normalize") and sum(coefficients) == 0:
         return tensor
+    if left_alone:
+        weights = method.linear_weights(coefficients, arguments.values)
+        same_number = weights is None or sum(weights) == 1
+        return replace(tensor, case=UNTOUCHED) if same_number else tensor
     stored: dict[str, Any] = {recipe.target: tensor.source}
     for term, piece in zip(recipe.terms, tensor.pieces, strict=True):
         if piece is None or piece.count < max(tensor.source.count, piece.base.count):

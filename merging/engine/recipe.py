@@ -153,6 +153,9 @@ def make_recipe(
     if type(seed) is not int or not 0 <= seed < MAX_SEED:
         raise RecipeError(_("`seed` is a whole number from 0 to %(limit)d."), limit=MAX_SEED - 1)
     checked = read_rules(rules)
+    # A vector at coefficient 0 is no part of the recipe, and neither is what a rule says of it.
+    vanished = {term[0] for term in terms} - {term.ref for term in kept}
+    checked = tuple(rule for rule in checked if rule.of not in vanished)
     refs = {term.ref for term in kept} | {foundation}
     for rule in checked:
         if rule.action == "merge" and not declared.weighted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,12 @@ class Report:
     def as_data(self) -> dict[str, Any]:
         """Plain data for storage and pages."""
         return dict(vars(self))
+
+    def settle(self, untouched: Collection[str]) -> None:
+        """Tensors that were to be merged, and by algebra are left as they are."""
+        moved = [name for name in self.cases[MERGED] if name in untouched]
+        self.cases[MERGED] = [name for name in self.cases[MERGED] if name not in untouched]
+        self.cases[UNTOUCHED] += moved
 
     def refuse_losses(self, labels: Mapping[str, Sequence[str]] | None = None) -> None:
         """Raise MergeError where a model has tensors that would vanish without a word."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from vectors.tensorfile.checkpoint import Checkpoint
 
-from .align import PlannedTensor, Report, TermSource, align
+from .align import UNTOUCHED, PlannedTensor, Report, TermSource, align
 from .block import Workspace
 from .compute import Combination, Results, collapsed
 from .errors import MergeError, _
@@ -90,6 +90,7 @@ def equip(
         foundation_tokens=foundation_tokens,
     )
     planned = [collapsed(method, recipe, tensor, whole) for tensor in planned]
+    report.settle({tensor.name for tensor in planned if tensor.case == UNTOUCHED})
     if single is None:
         model, source = lay_out(planned, target, combination), recipe.target
     else:

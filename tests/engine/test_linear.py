@@ -128,3 +128,25 @@ def test_no_model_is_refused(tmp_path: Path) -> None:
         put_on(opened, opened, [], method="linear")
     with pytest.raises(RecipeError, match="linear needs at least 1 models"):
         put_on(opened, opened, [(vector(A, tmp_path / "a"), "0")], method="linear")
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_tensor_no_model_touches_is_scaled_like_the_others(
+    tmp_path: Path, normalize: bool
+) -> None:
+    """Without a division the weights need not sum to one, and then nothing stays as it was."""
+    base = {"layers.0.weight": torch.ones(4, 3), "layers.1.weight": torch.full((4, 3), 2.0)}
+    factors = {
+        "layers.0.lora_A.weight": torch.ones(1, 3),
+        "layers.0.lora_B.weight": torch.ones(4, 1),
+    }
+    opened = save(base, tmp_path / "base")
+    term = lora(factors, tmp_path / "l", r=1, lora_alpha=1)
+    equipment = put_on(
+        opened, opened, [(term, "0.5")], method="linear", parameters={"normalize": normalize}
+    )
+    found = tensors_of(equipment)
+    case = "untouched" if normalize else "merged"
+    assert equipment.report.cases[case] == (["layers.1.weight"] if normalize else list(base))
+    assert found["layers.1.weight"].eq(2 if normalize else 1).all()
+    assert found["layers.0.weight"].eq(2 if normalize else 1).all()

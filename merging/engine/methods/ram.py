@@ -71,6 +71,7 @@ RAM = Method(
     operates_on="deltas",
     parameters=(LAMBDA, EPSILON),
     combine=combine,
+    weighted=False,
     suggested=(0.5, 1.0, 1.5),
 )
 
@@ -84,5 +85,6 @@ RAMPLUS_TL = Method(
     parameters=(LAMBDA, EPSILON, R, ALPHA),
     combine=combine_plus,
     prepare=prepare_plus,
+    weighted=False,
     suggested=(0.5, 1.0, 1.5),
 )

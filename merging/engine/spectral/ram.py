@@ -49,7 +49,7 @@ def ram_counts(
     own = np.zeros(len(weights), np.int64)
     movers = _movers(terms, weights, epsilon)
     for k, _weight in present(weights):
-        moved = np.abs(terms[k]) > epsilon
+        moved = _moved(terms[k], epsilon)
         shared[k] = np.count_nonzero(moved & (movers > 1))
         own[k] = np.count_nonzero(moved & (movers == 1))
     return shared, own
@@ -74,10 +74,15 @@ def ram_plus_merge(
     return _merged(terms, weights, epsilon, boosts)
 
 
+def _moved(term: np.ndarray, epsilon: float) -> np.ndarray:
+    # What is no number counts as moved, so that it reaches the result.
+    return ~(np.abs(term) <= epsilon)
+
+
 def _movers(terms: Terms, weights: Sequence[float], epsilon: float) -> np.ndarray:
     movers = np.zeros(terms[0].shape, np.int32)
     for k, _weight in present(weights):
-        movers += np.abs(terms[k]) > epsilon
+        movers += _moved(terms[k], epsilon)
     return movers
 
 
@@ -89,6 +94,6 @@ def _merged(
     movers = _movers(terms, weights, epsilon)
     divisor = np.maximum(movers, 1).astype(total.dtype)
     for k, weight in present(weights):
-        moved = np.where(np.abs(terms[k]) > epsilon, number(weight) * terms[k], number(0))
+        moved = np.where(_moved(terms[k], epsilon), number(weight) * terms[k], number(0))
         total += np.where(movers == 1, number(boosts[k]) * moved, moved / divisor)
     return total

@@ -74,11 +74,7 @@ class UploadForm {
     });
     for (const input of form.querySelectorAll("input[type=file]")) {
       input.required = false; // this module keeps the files; the input is emptied
-      input.addEventListener("change", () => {
-        const files = [...input.files];
-        this.add(files.map((file) => ({ path: file.webkitRelativePath || file.name, file })));
-        input.value = "";
-      });
+      input.addEventListener("change", () => this.take(input));
     }
     this.takeDrops(form.querySelector("[data-drop]") ?? form);
     this.cancelButton?.addEventListener("click", () => this.sender?.stop());
@@ -86,6 +82,15 @@ class UploadForm {
     addEventListener("beforeunload", (event) => {
       if (this.sending) event.preventDefault();
     });
+    // Somebody may have chosen before this module was there.
+    for (const input of form.querySelectorAll("input[type=file]")) this.take(input);
+  }
+
+  take(input) {
+    const files = [...input.files];
+    if (!files.length) return;
+    this.add(files.map((file) => ({ path: file.webkitRelativePath || file.name, file })));
+    input.value = "";
   }
 
   text(key, values = {}) {

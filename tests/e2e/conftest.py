@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.e2e import models
 from tests.e2e.site import Site
 from tests.e2e.visitor import Visitor
 
+expect.set_options(timeout=20_000)  # milliseconds; two cores may be busy with other tests
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 WITHDRAWN = "olive/old"
 

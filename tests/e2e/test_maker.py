@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Browser, Page, Request, Route, expect
 
 from tests.e2e import models
 from tests.e2e.conftest import opened, sign_in
@@ -217,6 +217,18 @@ def test_a_cut_file_is_refused_without_javascript(
         expect(page.get_by_role("alert")).to_contain_text("model.safetensors")
         wait_for(site.stored, lambda stored: stored == before)
         page.get_by_role("button", name="Remove this note").click()
+
+
+def test_files_chosen_before_the_script_is_there(site: Site, page: Page, folders: Path) -> None:
+    held: list[Route] = []
+    sign_in(page, site, "nora")
+    page.route(re.compile(r"/js/upload\.[^/]*js"), lambda route: held.append(route))
+    page.goto(f"{site.address}/upload", wait_until="commit")
+    page.locator("#files").set_input_files(list((folders / "olive/mood").iterdir()))
+    wait_for(lambda: page.wait_for_timeout(20) or held, bool)
+    for route in held:
+        route.continue_()
+    expect(page.locator("[data-files] li[data-state=ready]")).to_have_count(3)
 
 
 def test_a_reload_goes_on_where_it_was(site: Site, page: Page, tmp_path: Path) -> None:

@@ -206,13 +206,8 @@ def _write_without_target(
     options: argparse.Namespace, local: LocalEquipment, path: Path | None
 ) -> None:
     """The difference, or one LoRA, with the recipe beside it."""
-    from merging.engine.errors import RecipeError, _
     from merging.engine.outputs import make_output, write_output
 
-    if local.equipment.recipe.slices:
-        raise RecipeError(
-            _("Stacked layers have no target that a difference could be put on: leave --as out.")
-        )
     with _progress(options, len(local.equipment.plan), "tensors") as advance:
         output = make_output(
             local.equipment,

@@ -265,11 +265,3 @@ def test_a_stack_of_one_dtype_keeps_it(tmp_path: Path) -> None:
     assert {value.dtype for value in found.values()} == {torch.float16}
     config = json.loads((last_folder(tmp_path) / "config.json").read_text())
     assert config["torch_dtype"] == "float16"
-
-
-@pytest.mark.parametrize("kind", ["delta", "lora"])
-def test_a_stack_has_no_difference(tmp_path: Path, capsys: Capsys, kind: str) -> None:
-    family(tmp_path, "a")
-    rank = ["--rank", "2"] if kind == "lora" else []
-    assert run(tmp_path, STACK, str(tmp_path / "out"), "--as", kind, *rank) == 1
-    assert "leave --as out" in said(capsys)

@@ -137,12 +137,13 @@ def _is_open(raw: Any) -> bool:
     return isinstance(last, dict) and last.get("filter") not in (None, "*")
 
 
-def _as_booleans(raw: Any) -> Any:
+def _as_booleans(raw: Any, depth: int = 0) -> Any:
     """``raw`` with the numbers 1 and 0 as true and false, as mergekit reads them."""
-    if isinstance(raw, list):
-        return [_as_booleans(item) for item in raw]
-    if isinstance(raw, dict):
-        return {k: _as_booleans(v) if k == "value" else v for k, v in raw.items()}
+    # No setting is deeper, but a few aliases of aliases spell thousands of millions of items.
+    if isinstance(raw, list) and depth < 3:
+        return [_as_booleans(item, depth + 1) for item in raw]
+    if isinstance(raw, dict) and "value" in raw and depth < 2:
+        return {**raw, "value": _as_booleans(raw["value"], depth + 1)}
     return bool(raw) if isinstance(raw, int | float) and raw in (0, 1) else raw
 
 

@@ -338,6 +338,8 @@ def test_aliases_of_aliases_cost_nothing() -> None:
     for key in ("dtype", "tokenizer_source", "base_model", "armory", "parameters", "models"):
         data = PLAIN | {key: "BOMB"}
         assert refusal(bomb + yaml.safe_dump(data).replace("BOMB", "*a9"))
+    for name in ("lambda", "normalize"):
+        assert refusal(bomb + yaml.safe_dump(PLAIN) + f"parameters: {{{name}: *a9}}\n")
     for where in ("ann/a", "0.5"):
         assert refusal(bomb + yaml.safe_dump(PLAIN).replace(where, "*a9"))
 

@@ -47,6 +47,7 @@ class Files:
     pad_to_multiple_of: int | None = None
     chat_template: str | None = None
     configuration_from: str | None = None
+    chat_template_from: str | None = None
 
 
 @dataclass(frozen=True)

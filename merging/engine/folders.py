@@ -145,4 +145,4 @@ def _weight_files(folder: Path) -> list[str]:
     return names
 
 
-__all__ = ["FULL", "LORA", "Folders", "small_files"]
+__all__ = ["FULL", "LORA", "SMALL_FILES", "Folders", "small_files"]

@@ -7,6 +7,8 @@ few matrices tell the two apart.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from vectors.tensorfile.checkpoint import Checkpoint, Tensor
@@ -23,12 +25,26 @@ SMALLEST = 0.1  # unrelated checkpoints are below 0.02, fine-tunes above 0.9
 FEWEST = 200  # numbers that say anything
 
 
-def check_related(foundation: Checkpoint, model: Checkpoint, label: str, base: str) -> None:
+def check_related(
+    foundation: Checkpoint,
+    model: Checkpoint,
+    label: str,
+    base: str,
+    renamed: Callable[[str, str], str] | None = None,
+) -> None:
     """Raise MergeError where ``model`` was clearly not trained from ``foundation``.
 
-    Nothing is said where too few matrices have the same name and shape.
+    Nothing is said where too few matrices have the same name and shape. ``renamed(name, model)``
+    is the name that the recipe's rules give a tensor.
     """
-    found = kinship(foundation, model)
+    if renamed is None:
+        found = kinship(foundation, model)
+    else:
+        goals = {renamed(name, base): name for name in foundation.tensors}
+        named = {name: renamed(name, label) for name in model.tensors}
+        found = kinship(
+            foundation, model, {n: goals[goal] for n, goal in named.items() if goal in goals}
+        )
     if found is not None and found < SMALLEST:
         raise MergeError(
             _(
@@ -42,9 +58,15 @@ def check_related(foundation: Checkpoint, model: Checkpoint, label: str, base: s
         )
 
 
-def kinship(foundation: Checkpoint, model: Checkpoint) -> float | None:
-    """Cosine of both models' numbers on a sample, None where there is too little to compare."""
-    names, _prefix = match_names(model.tensors, foundation.tensors)
+def kinship(
+    foundation: Checkpoint, model: Checkpoint, names: Mapping[str, str] | None = None
+) -> float | None:
+    """Cosine of both models' numbers on a sample, None where there is too little to compare.
+
+    ``names`` says which tensor of the model is which of the foundation, where they are not alike.
+    """
+    if names is None:
+        names, _prefix = match_names(model.tensors, foundation.tensors)
     pairs = [
         (foundation.tensors[goal], model.tensors[name])
         for name, goal in names.items()

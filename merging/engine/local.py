@@ -139,7 +139,8 @@ def _equip_models(recipe: Recipe, folders: Folders, unrelated: bool, device: str
         for ref in dict.fromkeys([recipe.target, *(term.ref for term in recipe.terms)])
         if folders.form_of(ref) == FULL and ref != recipe.foundation
     ]
-    if not any(rule.action == "rename" for rule in recipe.rules):
+    renames = [rule for rule in recipe.rules if rule.action == "rename"]
+    if not renames:
         for ref in whole:
             _check_layers(folders.checkpoint(ref), ref, foundation, recipe.foundation)
     equipment = equip(
@@ -153,8 +154,21 @@ def _equip_models(recipe: Recipe, folders: Folders, unrelated: bool, device: str
         device=device,
     )
     if not unrelated:
+
+        def renamed(name: str, ref: str) -> str:
+            if ref == recipe.target:  # rules give the names of the target
+                return name
+            found = (rule.renamed(name) for rule in renames if rule.concerns(ref))
+            return next((goal for goal in found if goal is not None), name)
+
         for ref in whole:
-            check_related(foundation, folders.checkpoint(ref), ref, recipe.foundation)
+            check_related(
+                foundation,
+                folders.checkpoint(ref),
+                ref,
+                recipe.foundation,
+                renamed if renames else None,
+            )
     return equipment
 
 

@@ -9,14 +9,15 @@ from typing import Any
 
 from vectors.tensorfile.checkpoint import read_json
 from vectors.tensorfile.names import VOCABULARY
-from vectors.tensorfile.source import FileSource
+from vectors.tensorfile.source import FileSource, MemorySource
 
 from .document import Document
 from .dtype_names import NAMES
 from .errors import MergeError, RecipeError, _
-from .folders import FULL, Folders
+from .folders import FULL, SMALL_FILES, Folders, small_files
 from .run import Equipment
 from .stacking import configured_count, stacked_config
+from .template import carry_template
 
 # Files of a model folder that are not carried into the result: weights, and what describes them.
 LEFT_OUT = {"README.md", "recipe.yaml", "mergekit_config.yml", "probes.jsonl", ".gitattributes"}
@@ -47,6 +48,8 @@ def files_beside(
         changed = _configured(config, equipment, folders)
         if changed != config:
             files["config.json"] = _json(changed)
+    if wanted.chat_template_from is not None:
+        files.update(_template_from(wanted.chat_template_from, files, folders))
     if wanted.chat_template is not None:
         files["chat_template.jinja"] = wanted.chat_template.encode()
         about = _config(files.get("tokenizer_config.json"))
@@ -55,6 +58,18 @@ def files_beside(
             about["chat_template"] = wanted.chat_template
             files["tokenizer_config.json"] = _json(about)
     return files
+
+
+def _template_from(
+    name: str, files: Mapping[str, bytes | Path], folders: Folders
+) -> dict[str, bytes]:
+    """Chat template and end mark of the model ``name``, as files of the result."""
+    own = {
+        path: MemorySource(content if isinstance(content, bytes) else content.read_bytes(), path)
+        for path, content in files.items()
+        if path.endswith(SMALL_FILES)
+    }
+    return carry_template(own, small_files(folders.find(name)), label=name)
 
 
 def configuration_files(folder: Path) -> dict[str, Path]:

@@ -36,7 +36,9 @@ _TOP = {
     "name",
     "armory",
 }
-_HOUSE = {"foundation", "target", "configuration_from", "dtype", "rules", "seed"}
+_HOUSE = {
+    "foundation", "target", "configuration_from", "chat_template_from", "dtype", "rules", "seed",
+}  # fmt: skip
 _INPUTS = ("models", "slices")
 
 
@@ -50,6 +52,7 @@ class House:
     rules: tuple[Rule, ...] = ()
     seed: int = 0
     configuration_from: str | None = None
+    chat_template_from: str | None = None
 
 
 def read_yaml(text: str) -> Document:
@@ -94,7 +97,7 @@ def read_data(data: Mapping[str, Any]) -> Document:
     parameters = parameters_of(outer, method)
     foundation = house.foundation or base or entries[0].model
     target = house.target or foundation
-    if house.target and plain_sum(method, parameters):
+    if target != foundation and plain_sum(method, parameters):
         entries = _without_target(entries, target)
     return Document(
         method=method.name,
@@ -206,7 +209,7 @@ def _house(house: Any) -> House:
         return House()
     if not isinstance(house, dict):
         raise RecipeError(_("The key `armory` must be a mapping."))
-    names = ("foundation", "target", "configuration_from")
+    names = ("foundation", "target", "configuration_from", "chat_template_from")
     _only(house, _HOUSE, "armory")
     found: dict[str, Any] = {}
     for name in names:
@@ -309,7 +312,14 @@ def _files(data: Mapping[str, Any], house: House) -> Files:
         raise RecipeError(
             _("`%(key)s` is a whole number from 1 to 65536."), key="tokenizer.pad_to_multiple_of"
         )
-    return Files(source, pad, _chat_template(data), house.configuration_from)
+    template = _chat_template(data)
+    if template is not None and house.chat_template_from is not None:
+        raise RecipeError(
+            _("The recipe has both `%(first)s` and `%(second)s`: use one of them."),
+            first="chat_template",
+            second="armory.chat_template_from",
+        )
+    return Files(source, pad, template, house.configuration_from, house.chat_template_from)
 
 
 def _chat_template(data: Mapping[str, Any]) -> str | None:

@@ -20,15 +20,15 @@ intrinsic: Any = _intrinsic  # what it makes is called without its first argumen
 
 
 def _load() -> None:
-    absent = "scipy" not in sys.modules
+    absent = "scipy.linalg" not in sys.modules
     if absent:
-        sys.modules["scipy"] = None  # type: ignore[assignment]  # "import scipy" fails meanwhile
+        sys.modules["scipy.linalg"] = None  # type: ignore[assignment]  # importing it fails
     try:
         cpu_target.typing_context.refresh()
         cpu_target.target_context.refresh()
     finally:
         if absent:
-            del sys.modules["scipy"]
+            del sys.modules["scipy.linalg"]
 
 
 _load()

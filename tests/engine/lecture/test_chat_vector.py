@@ -10,8 +10,6 @@ import pytest
 import torch
 
 from merging.engine.errors import MergeError
-from merging.engine.folders import small_files
-from merging.engine.template import carry_template
 from tests.engine.models import same
 
 from .checkpoints import CHINESE, LLAMA, VOCABULARY, State, bpe, llama, put, stretched, tuned
@@ -206,8 +204,11 @@ def test_template_and_end_mark_come_from_the_vector(tmp_path: Path) -> None:
         tokenizer_config={"eos_token": "<|im_end|>", "chat_template": TEMPLATE},
         generation_config={"eos_token_id": 9},
     )  # fmt: skip
-    found = carry_template(small_files(tmp_path / ZH), small_files(tmp_path / CHATML))
-    assert "tokenizer.json" not in found, "the tokenizer stays the target's"
+    recipe = SKIP.replace(CHAT, CHATML).replace(
+        "  rules:", f"  chat_template_from: {CHATML}\n  rules:"
+    )
+    found = cook(tmp_path, recipe).files
+    assert found["tokenizer.json"] == tmp_path / ZH / "tokenizer.json"
     config = json.loads(found["tokenizer_config.json"])
     assert (config["eos_token"], config["chat_template"]) == ("<|im_end|>", TEMPLATE)
     assert json.loads(found["generation_config.json"]) == {"eos_token_id": 12}

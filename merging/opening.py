@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from django.conf import settings
@@ -14,9 +15,12 @@ from merging.engine.kernels import KERNEL
 from merging.engine.recipe import Recipe
 from merging.engine.results import FolderResults
 from merging.engine.run import Equipment, equip
+from merging.engine.tokens import TABLES, TOKENIZER_FILES, Vocabulary, read_tokens
 from merging.models import EquippedModel
-from vectors.files import open_version, open_weights
+from vectors.files import called, open_version, open_weights
 from vectors.models import Foundation, Version
+from vectors.storage.current import storage
+from vectors.tensorfile.source import ByteSource
 
 
 @contextmanager
@@ -27,6 +31,8 @@ def opened_recipe(
 
     ``versions`` are those of the recipe's terms, in order. Raises Problem when they do not fit.
     """
+    by_token = any(rule.action == "map" or rule.rows for rule in recipe.rules)
+    read = vocabulary_of if by_token else lambda _owner, _label: None
     with ExitStack() as stack:
         base = open_weights(foundation)
         stack.callback(base.close)
@@ -37,14 +43,47 @@ def opened_recipe(
         sources = []
         for term, version in zip(recipe.terms, versions, strict=True):
             if term.ref == recipe.target:
-                sources.append(TermSource(term.ref, str(version), "full", onto))
+                tokens = read(version, str(version))
+                sources.append(TermSource(term.ref, str(version), "full", onto, tokens))
                 continue
             form, content, checkpoint = open_version(version)
             stack.callback(checkpoint.close)
-            sources.append(TermSource(term.ref, str(version), form, content))
+            tokens = read(version, str(version))
+            sources.append(TermSource(term.ref, str(version), form, content, tokens))
+        foundation_tokens = read(foundation, str(foundation))
+        target_tokens = read(target, str(target)) if target is not None else None
         yield equip(
-            recipe, target=onto, foundation=base, terms=sources, results=kept_results(recipe)
+            recipe,
+            target=onto,
+            foundation=base,
+            terms=sources,
+            target_tokens=target_tokens or foundation_tokens,
+            foundation_tokens=foundation_tokens,
+            results=kept_results(recipe),
         )
+
+
+def vocabulary_of(owner: Foundation | Version, label: str) -> Callable[[], Vocabulary] | None:
+    """Reads the tokenizer of ``owner`` where a rule asks for it; None where it has none.
+
+    A version that came without one has none here: the engine then takes the foundation's.
+    """
+    files = tuple(
+        (file.path, file.blob_id) for file in owner.files.all() if file.path in TOKENIZER_FILES
+    )
+    if not any(path in TABLES for path, _blob in files):
+        return None
+    return lambda: _read_vocabulary(files, label)
+
+
+@lru_cache(maxsize=8)
+def _read_vocabulary(files: tuple[tuple[str, str], ...], label: str) -> Vocabulary:
+    with ExitStack() as stack:
+        opened: dict[str, ByteSource] = {}
+        for path, blob in files:
+            opened[path] = called(path, storage().open(blob))
+            stack.callback(opened[path].close)
+        return read_tokens(opened, label=label)
 
 
 def kept_results(recipe: Recipe) -> FolderResults:

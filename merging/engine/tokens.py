@@ -24,6 +24,9 @@ from .errors import MergeError, _
 MAX_TOKENIZER_BYTES = 128 * 2**20  # 33 MB for 262 000 tokens
 
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "spm.model")
+# Files that have the tokens of a model, and those that say more of them.
+TABLES = ("tokenizer.json", "vocab.json", "vocab.txt", *_SENTENCEPIECE)
+TOKENIZER_FILES = (*TABLES, "tokenizer_config.json", "added_tokens.json")
 # These tokenizers put tokens of their own before the pieces, so a piece's place is not its row.
 _SHIFTED = ("XLM", "MBart", "Nllb", "Camembert", "Barthez", "PLBart", "XGLM", "Pegasus")
 _SPELLINGS = {"Ġ": "byte-level BPE", "▁": "SentencePiece", "##": "WordPiece"}

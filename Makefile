@@ -39,13 +39,8 @@ help:
 
 install: $(DEV_STAMP)
 
-# torch comes first, from the index of its CPU builds: a tenth of the size. Where that cannot be
-# reached, pip finds the common build by itself.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	@$(PIP) --no-deps --retries 0 --timeout 10 \
-	    --index-url https://download.pytorch.org/whl/cpu \
-	    $$(grep -o '^torch==[^ ]*' requirements.txt) 2>/dev/null || true
 
 $(RUN_STAMP): | $(BIN)/python
 	$(PIP) -r requirements.txt

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 PACKAGES = ("torch==2.13.0", "mergekit==0.1.5")  # in this order, so that pip keeps our torch
-CPU_INDEX = ("--index-url", "https://download.pytorch.org/whl/cpu")
 
 # No network, no card and no tokenizer: what is left is the merge, and the peer only gains by it.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1"}
@@ -32,11 +31,6 @@ def install(folder: Path) -> dict[str, str]:
     print(f"installing {', '.join(PACKAGES)} into {folder}", file=sys.stderr)
     _step([sys.executable, "-m", "venv", "--clear", str(folder)])
     pip = [str(_python(folder)), "-m", "pip", "install", "--quiet"]
-    # The CPU build is a tenth of the common one; where its index is out of reach, that one serves.
-    subprocess.run(
-        [*pip, "--no-deps", "--retries", "0", "--timeout", "10", *CPU_INDEX, PACKAGES[0]],
-        capture_output=True,
-    )
     for package in PACKAGES:
         _step([*pip, package])
     return _versions(folder)

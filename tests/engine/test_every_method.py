@@ -17,8 +17,12 @@ from merging.engine.run import Equipment, stream, write_model
 from tests.engine.models import State, foundation, put_on, save, tensors_of, tuned, vector
 
 # Enough to make each of them run; everything else stays at its default.
-NEEDED: dict[str, dict[str, Any]] = {"slerp": {"t": 0.3}, "nearswap": {"t": 0.01},
-                                     "wudi": {"steps": 3}, "passthrough": {"scale": 0.5}}  # fmt: skip
+NEEDED: dict[str, dict[str, Any]] = {
+    "slerp": {"t": 0.3},
+    "nearswap": {"t": 0.01},
+    "wudi": {"steps": 3},
+    "passthrough": {"scale": 0.5},
+}
 SPARSE = {"density": 0.4}
 
 

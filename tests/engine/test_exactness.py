@@ -349,7 +349,7 @@ def test_numbers_too_large_for_the_type_are_an_error(tmp_path: Path) -> None:
     fits = tensors_of(put_on(opened, opened, [(vector(tuned, tmp_path / "a"), "1.25")]))
     assert fits["layers.0.weight"].tolist() == [[64992.0] * 5]
     equipment = put_on(opened, opened, [(vector(tuned, tmp_path / "b"), "2")])
-    with pytest.raises(MergeError, match="`layers.0.weight` does not fit into F16"):
+    with pytest.raises(MergeError, match=r"`layers\.0\.weight` does not fit into F16"):
         tensors_of(equipment)
     wide = put_on(opened, opened, [(vector(tuned, tmp_path / "c"), "2")], out_dtype="F32")
     assert tensors_of(wide)["layers.0.weight"].tolist() == [[68000.0] * 5]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from bisect import bisect_left
 from fractions import Fraction
@@ -188,16 +186,3 @@ def test_moments_count_what_changed_and_what_is_broken() -> None:
     delta = np.array([3.0, 0.0, np.nan, 4.0, np.inf])
     base = np.array([1.0, 2.0, 10.0, 0.0, 10.0])
     assert moments(delta, base) == (25.0, 5.0, 2, 2)
-
-
-def test_loops_start_without_scipy() -> None:
-    """It costs every command a fifth of a second; and it can be imported afterwards."""
-    code = (
-        "import sys, numpy as np\n"
-        "from vectors.tensorfile.numbers import widen\n"
-        "widen(np.zeros(8, np.uint8), 'BF16', np.empty(4, np.float32))\n"
-        "assert 'scipy.linalg' not in sys.modules and 'torch' not in sys.modules\n"
-        "import scipy.linalg\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

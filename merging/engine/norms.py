@@ -13,11 +13,12 @@ from vectors.tensorfile.compiled import njit
 from .block import Block
 from .kernels import _widen_bf16
 from .randomness import CERTAIN, draw
-from .sparsify import NO_MASKS, SPAN, Masks, Trim, difference_bf16, place_of
+from .sparsify import NO_MASKS, Masks, Trim, difference_bf16, place_of
 from .whole import SEGMENT, Whole
 
-LANES = SPAN // 4  # partial sums; part of the definition of a norm
-STRETCH = 2 * SEGMENT  # elements that share the lanes; part of it too
+SPAN = 1024  # elements of a run; part of the definition of a norm, as are these two:
+LANES = SPAN // 4  # partial sums
+STRETCH = 2 * SEGMENT  # elements that share the lanes
 
 
 def l1_norms(whole: Whole, trim: Trim) -> np.ndarray:

@@ -97,20 +97,20 @@ def _predict(
     # Steps of the golden ratio: evenly spread, and in step with no length of rows.
     starts = [int(math.modf(c * _GOLDEN)[0] * (whole.count - CHUNK)) for c in range(chunks)]
     sample = np.stack([_patterns(rows(whole.block(at, at + CHUNK))) for at in starts], axis=1)
+    ordered = np.sort(sample.reshape(len(sample), -1), axis=1)
     low, high = np.empty((2, len(questions)), sample.dtype)
     size = chunks * CHUNK
     widest = 0.0
     for q, question in enumerate(questions):
-        of_row = sample[question.row]
         share = question.rank / whole.count
         middle = min(max(round((1 - share) * size), 0), size - 1)
-        guess = np.partition(of_row.reshape(-1), middle)[middle]
-        above = np.count_nonzero(of_row > guess, axis=1) / CHUNK
+        guess = ordered[question.row, middle]
+        above = np.count_nonzero(sample[question.row] > guess, axis=1) / CHUNK
         # Chunks differ more than chance alone would have it: rows have scales of their own.
         spread = max(float(np.std(above)), math.sqrt(share * (1 - share) / CHUNK))
         half = int((SPREADS * spread / math.sqrt(chunks)) * size) + 2
         ends = max(middle - half, 0), min(middle + half, size - 1)
-        low[q], high[q] = np.partition(of_row.reshape(-1), ends)[list(ends)]
+        low[q], high[q] = ordered[question.row, list(ends)]
         widest = max(widest, (ends[1] - ends[0]) / size)
     expected = int(1.5 * widest * whole.count) + 4 * RUN
     return low, high, min(expected, MAX_COLLECTED)

@@ -22,7 +22,7 @@ from vectors.tensorfile.compiled import njit
 from .kernels import _as_float, _divide, _finish_run_bf16, _widen_bf16
 from .randomness import CERTAIN, WINDOW, draw, window_words
 
-SPAN = 1024  # elements of a run here: several arrays of it fit the first-level cache
+SPAN = 2048  # elements of a run here: several arrays of it fit the first-level cache
 TINY = 1e-7  # a norm below it is not rescaled, as in mergekit
 
 
@@ -119,33 +119,25 @@ def trimmed_sum_bf16(
 
 
 @njit(nogil=True, cache=True)
-def _weigh_by_size(row, low, high, scale, weight, total):
+def _keep_by_size(row, low, high):
     zero = row.dtype.type(0)
     for i in range(row.size):
-        x = row[i]
-        size = abs(x)
-        v = (zero if (size < low) | ((size > high) & (size < np.inf)) else x) * scale * weight
-        row[i] = v
-        total[i] = total[i] + v
+        size = abs(row[i])
+        row[i] = zero if (size < low) | ((size > high) & (size < np.inf)) else row[i]
 
 
 @njit(nogil=True, cache=True)
-def _weigh_by_draw(row, place, first, second, limit, scale, weight, total):
+def _keep_by_draw(row, place, first, second, limit):
     zero = row.dtype.type(0)
     for i in range(row.size):
-        x = row[i]
-        v = (x if draw(np.uint32(i) + place, first, second) < limit else zero) * scale * weight
-        row[i] = v
-        total[i] = total[i] + v
+        row[i] = row[i] if draw(np.uint32(i) + place, first, second) < limit else zero
 
 
 @njit(nogil=True, cache=True)
-def _weigh_by_mask(row, kept, scale, weight, total):
+def _keep_by_mask(row, mask):
     zero = row.dtype.type(0)
     for i in range(row.size):
-        v = (row[i] if kept[i] != 0 else zero) * scale * weight
-        row[i] = v
-        total[i] = total[i] + v
+        row[i] = row[i] if mask[i] != 0 else zero
 
 
 @njit(nogil=True, cache=True)
@@ -157,68 +149,79 @@ def place_of(key, at):
 
 
 @njit(nogil=True, cache=True)
-def _weigh_run(row, at, k, rule, kept, mask_at, weight, total):
+def _keep_run(row, at, k, rule, kept, mask_at):
     # One run within one window; ``at`` is the element of the tensor it begins with, ``mask_at``
     # its place in the masks.
-    low, high, keys, limits, scales = rule
+    low, high, keys, limits, _scales = rule
     if kept.shape[0] > 0:
-        mask = kept[k, mask_at : mask_at + row.size]
-        _weigh_by_mask(row, mask, scales[k], weight, total)
+        _keep_by_mask(row, kept[k, mask_at : mask_at + row.size])
     elif limits[k] < np.uint64(CERTAIN):
         place, first, second = place_of(keys[k], at)
-        limit = np.uint32(limits[k])
-        _weigh_by_draw(row, place, first, second, limit, scales[k], weight, total)
-    else:
-        _weigh_by_size(row, low[k], high[k], scales[k], weight, total)
+        _keep_by_draw(row, place, first, second, np.uint32(limits[k]))
+    elif low[k] > 0 or high[k] < np.inf:
+        _keep_by_size(row, low[k], high[k])
 
 
 @njit(nogil=True, cache=True)
-def _add_agreeing(total, share, signs, row, weight, zero):
+def _weigh(row, scale, weight, total):
+    for i in range(row.size):
+        v = row[i] * scale * weight
+        row[i] = v
+        total[i] = total[i] + v
+
+
+@njit(nogil=True, cache=True)
+def _add_agreeing(total, share, signs, row, weight):
     # NaN agrees, whatever was elected: it must reach the result.
+    zero = total.dtype.type(0)
     for i in range(total.size):
         v = row[i]
         along = v if signs[i] >= zero else -v
-        agrees = not along <= zero
-        total[i] = total[i] + (v if agrees else zero)
-        share[i] = share[i] + (weight if agrees else zero)
+        total[i] = total[i] + (zero if along <= zero else v)
+        share[i] = share[i] + (zero if along <= zero else weight)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # else a test for zero stops the vectors
-def _divide_shares(total, share, zero, one):
+def _divide_shares(total, share):
+    zero, one = total.dtype.type(0), total.dtype.type(1)
     for i in range(total.size):
         total[i] = total[i] / (share[i] if share[i] != zero else one)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _elect_two(out, signs, a, b, weight_a, weight_b, normalize):
+def _elect_two(a, b, scale_a, scale_b, weight_a, weight_b, normalize, out):
     # The commonest number of terms in one loop: the same operations in the same order.
-    zero = out.dtype.type(0)
-    one = out.dtype.type(1)
+    zero, one = out.dtype.type(0), out.dtype.type(1)
     for i in range(out.size):
-        u, v = a[i], b[i]
-        up = signs[i] >= zero
-        with_u = not (u if up else -u) <= zero
-        with_v = not (v if up else -v) <= zero
-        total = (u if with_u else zero) + (v if with_v else zero)
-        share = (weight_a if with_u else zero) + (weight_b if with_v else zero)
+        u = a[i] * scale_a * weight_a
+        v = b[i] * scale_b * weight_b
+        sign = u + v
+        along_u = u if sign >= zero else -u
+        along_v = v if sign >= zero else -v
+        total = (zero if along_u <= zero else u) + (zero if along_v <= zero else v)
+        share = (zero if along_u <= zero else weight_a) + (zero if along_v <= zero else weight_b)
         out[i] = total / (share if normalize & (share != zero) else one)
 
 
 @njit(nogil=True, cache=True)
-def _elect_run(rows, start, stop, weights, normalize, signs, share, out):
-    # out = the elected sum of the weighted rows[:, start:stop], whose plain sum is ``signs``.
+def _sum_run(rows, start, stop, scales, weights, elect, normalize, signs, share, out):
+    # out = the sum of what is kept, rows[:, start:stop]; signs and share are scratch.
     zero = out.dtype.type(0)
-    if weights.size == 2:
-        _elect_two(
-            out, signs, rows[0, start:stop], rows[1, start:stop], weights[0], weights[1], normalize
-        )
+    if elect and weights.size == 2:
+        a, b = rows[0, start:stop], rows[1, start:stop]
+        _elect_two(a, b, scales[0], scales[1], weights[0], weights[1], normalize, out)
         return
-    out[:] = zero
-    share[:] = zero
+    total = signs if elect else out
+    total[:] = zero
     for k in range(weights.size):
-        _add_agreeing(out, share, signs, rows[k, start:stop], weights[k], zero)
-    if normalize:
-        _divide_shares(out, share, zero, out.dtype.type(1))
+        _weigh(rows[k, start:stop], scales[k], weights[k], total)
+    if elect:
+        out[:] = zero
+        share[:] = zero
+        for k in range(weights.size):
+            _add_agreeing(out, share, signs, rows[k, start:stop], weights[k])
+        if normalize:
+            _divide_shares(out, share)
 
 
 @njit(nogil=True, cache=True)
@@ -229,14 +232,12 @@ def _sum_rows(rows, lo, rule, kept, mask_at, weights, elect, normalize, out):
     while start < out.size:
         stop = min(start + SPAN - (lo + start) % SPAN, out.size)
         count = stop - start
-        total = signs[:count] if elect else out[start:stop]
-        total[:] = out.dtype.type(0)
         for k in range(weights.size):
-            _weigh_run(
-                rows[k, start:stop], lo + start, k, rule, kept, mask_at + start, weights[k], total
-            )
-        if elect:
-            _elect_run(rows, start, stop, weights, normalize, total, share[:count], out[start:stop])
+            _keep_run(rows[k, start:stop], lo + start, k, rule, kept, mask_at + start)
+        _sum_run(
+            rows, start, stop, rule[4], weights, elect, normalize, signs[:count], share[:count],
+            out[start:stop],
+        )  # fmt: skip
         start = stop
 
 
@@ -254,25 +255,21 @@ def _sum_bf16(
     theta = np.empty(SPAN, np.float32)
     signs = np.empty(SPAN, np.float32)
     share = np.empty(SPAN, np.float32)
-    elected = np.empty(SPAN, np.float32)
+    update = np.empty(SPAN, np.float32)
     rows = np.empty((weights.size, SPAN), np.float32)
     start = 0
     while start < out.size:
         stop = min(start + SPAN - (lo + start) % SPAN, out.size)
         count = stop - start
-        total = signs[:count]
-        total[:] = np.float32(0)
         _widen_bf16(base[start:stop], theta[:count])
         for k in range(weights.size):
             difference_bf16(tuned[k, start:stop], theta[:count], rows[k, :count])
-            _weigh_run(
-                rows[k, :count], lo + start, k, rule, kept, mask_at + start, weights[k], total
-            )
-        if elect:
-            update = elected[:count]
-            _elect_run(rows, 0, count, weights, normalize, total, share[:count], update)
-            total = update
+            _keep_run(rows[k, :count], lo + start, k, rule, kept, mask_at + start)
+        _sum_run(
+            rows, 0, count, rule[4], weights, elect, normalize, signs[:count], share[:count],
+            update[:count],
+        )  # fmt: skip
         if divisor != 1:
-            _divide(total, divisor)
-        _finish_run_bf16(target[start:stop], factor, total, out[start:stop])
+            _divide(update[:count], divisor)
+        _finish_run_bf16(target[start:stop], factor, update[:count], out[start:stop])
         start = stop

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .pieces import Difference, Piece, TensorLike, Untouched
+from .pieces import Difference, Piece, Product, TensorLike, Untouched
 from .workspace import BLOCK_ELEMENTS, Workspace
 
 __all__ = ["BLOCK_ELEMENTS", "Block", "Workspace"]
@@ -117,6 +117,22 @@ class Block:
         for row, piece in zip(tuned, pieces, strict=True):
             piece.tuned.read_into(2 * self.lo, memoryview(row.view(np.uint8)))
         return onto, theta, tuned
+
+    def raw_product(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float] | None:
+        """Target (n,) as stored BF16 numbers, and left, right and scale of the one LoRA on it.
+
+        None unless exactly one term changes the tensor, and is a product of full length.
+        """
+        if self.dtype != np.float32 or len(self.terms) != 1:
+            return None
+        piece = self._pieces[self.terms[0]]
+        if not isinstance(piece, Product) or piece.count < self.hi:
+            return None
+        stored = self.raw_target()
+        if stored is None:
+            return None
+        left, right = self.work.factors(piece, self.dtype)
+        return stored, left, right, piece.low_rank.scale
 
     @property
     def plain(self) -> bool:

@@ -17,6 +17,7 @@ from vectors.tensorfile.compiled import intrinsic, njit, types
 
 KERNEL = "2"
 RUN = 4096  # elements of a run: 16 KB of float32
+WIDTH = 1024  # columns of a low-rank product at a time
 
 
 @intrinsic
@@ -68,6 +69,13 @@ def _scale(x, factor):
 
 
 @njit(nogil=True, cache=True)
+def _weigh(x, weight):
+    # A sum of one term: it begins at zero, which turns a product of −0 into 0.
+    for i in range(x.size):
+        x[i] = np.float32(0) + weight * x[i]
+
+
+@njit(nogil=True, cache=True)
 def _four_steps(x, y, f, g, r0, r1, r2, r3):
     # Four steps of the sums of two rows: what is loaded of the right factor serves both.
     f0, f1, f2, f3 = f[0], f[1], f[2], f[3]
@@ -85,34 +93,47 @@ def _four_steps(x, y, f, g, r0, r1, r2, r3):
 
 
 @njit(nogil=True, cache=True)
+def _low_rank_pair(x, y, left, i, right, first, last, scale):
+    # Rows i and i + 1 of the product, columns first to last.
+    x[:] = 0
+    y[:] = 0
+    done = 0
+    while done + 4 <= left.shape[1]:
+        _four_steps(
+            x, y, left[i, done : done + 4], left[i + 1, done : done + 4],
+            right[done, first:last], right[done + 1, first:last],
+            right[done + 2, first:last], right[done + 3, first:last],
+        )  # fmt: skip
+        done += 4
+    for k in range(done, left.shape[1]):
+        _add_scaled(x, left[i, k], right[k, first:last])
+        _add_scaled(y, left[i + 1, k], right[k, first:last])
+    _scale(x, scale)
+    _scale(y, scale)
+
+
+@njit(nogil=True, cache=True)
+def _low_rank_row(x, left, i, right, first, last, scale):
+    # Row i of the product, columns first to last.
+    x[:] = 0
+    for k in range(left.shape[1]):
+        _add_scaled(x, left[i, k], right[k, first:last])
+    _scale(x, scale)
+
+
+@njit(nogil=True, cache=True)
 def _low_rank_rows(out, left, right, scale):
     # out (rows, columns) = scale · left (rows, r) · right (r, columns), summed over r in order.
     # Two rows, four steps and a run of columns at a time: fewer loads, the same additions.
-    rows, rank = left.shape
-    columns = right.shape[1]
-    width = 1024
-    for first in range(0, columns, width):
-        last = min(first + width, columns)
-        for i in range(0, rows, 2):
-            x = out[i, first:last]
-            x[:] = 0
-            done = 0
-            if i + 1 < rows:
-                y = out[i + 1, first:last]
-                y[:] = 0
-                while done + 4 <= rank:
-                    _four_steps(
-                        x, y, left[i, done : done + 4], left[i + 1, done : done + 4],
-                        right[done, first:last], right[done + 1, first:last],
-                        right[done + 2, first:last], right[done + 3, first:last],
-                    )  # fmt: skip
-                    done += 4
-                for k in range(done, rank):
-                    _add_scaled(y, left[i + 1, k], right[k, first:last])
-                _scale(y, scale)
-            for k in range(done, rank):
-                _add_scaled(x, left[i, k], right[k, first:last])
-            _scale(x, scale)
+    rows, columns = out.shape
+    for first in range(0, columns, WIDTH):
+        last = min(first + WIDTH, columns)
+        for i in range(0, rows - 1, 2):
+            _low_rank_pair(
+                out[i, first:last], out[i + 1, first:last], left, i, right, first, last, scale
+            )
+        if rows % 2:
+            _low_rank_row(out[rows - 1, first:last], left, rows - 1, right, first, last, scale)
 
 
 @njit(nogil=True, cache=True)
@@ -124,6 +145,36 @@ def _finish_run_bf16(target, factor, update, out):
         quiet = (b >> np.uint32(16)) | np.uint32(0x40)
         is_nan = (b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
         out[i] = np.uint16(quiet if is_nan else rounded)
+
+
+@njit(nogil=True, cache=True)
+def _finish_low_rank_bf16(target, left, right, scale, weight, factor, lo, out):
+    # The product's elements from lo on, times weight, put on the target run by run.
+    columns = right.shape[1]
+    x = np.empty(WIDTH, np.float32)
+    y = np.empty(WIDTH, np.float32)
+    hi = lo + out.size
+    i = lo // columns
+    while i * columns < hi:
+        begin = max(lo - i * columns, 0)
+        end = min(hi - i * columns, columns)
+        two = begin == 0 and (i + 2) * columns <= hi
+        for first in range(begin, end, WIDTH):
+            last = min(first + WIDTH, end)
+            count = last - first
+            at = i * columns + first - lo
+            if two:
+                _low_rank_pair(x[:count], y[:count], left, i, right, first, last, scale)
+                below = at + columns
+                _weigh(y[:count], weight)
+                _finish_run_bf16(
+                    target[below : below + count], factor, y[:count], out[below : below + count]
+                )
+            else:
+                _low_rank_row(x[:count], left, i, right, first, last, scale)
+            _weigh(x[:count], weight)
+            _finish_run_bf16(target[at : at + count], factor, x[:count], out[at : at + count])
+        i += 2 if two else 1
 
 
 @njit(nogil=True, cache=True)
@@ -220,6 +271,27 @@ def low_rank_rows(out: np.ndarray, left: np.ndarray, right: np.ndarray, scale: f
     Not BLAS: its bits depend on library, threads and block shape.
     """
     _low_rank_rows(out, left, right, out.dtype.type(scale))
+
+
+def finish_low_rank_bf16(
+    target: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    scale: float,
+    weight: float,
+    factor: float,
+    lo: int,
+    out: np.ndarray,
+) -> None:
+    """out (BF16) = round(target + factor · weight · scale · left · right).
+
+    ``target`` and ``out`` (n,) are the elements from ``lo`` on of matrices (rows, columns); the
+    factors are float32 (rows, r) and (r, columns).
+    """
+    single = np.float32
+    _finish_low_rank_bf16(
+        target, left, right, single(scale), single(weight), single(factor), lo, out
+    )
 
 
 def finish_bf16(target: np.ndarray, factor: float, update: np.ndarray, out: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from merging.engine.block import Block
-from merging.engine.kernels import add_scaled, sum_differences_bf16
+from merging.engine.kernels import add_scaled, finish_low_rank_bf16, sum_differences_bf16
 
 from .base import Arguments, Method, Parameter, normalized
 from .shared import INT8_MASK, LAMBDA, divisor
@@ -36,13 +36,24 @@ def fused(block: Block, arguments: Arguments, out: np.ndarray) -> bool:
     """The same for plain BF16 tensors, in one loop, with the target added and rounded."""
     raw = block.raw_differences()
     if raw is None:
-        return False
+        return _fused_product(block, arguments, out)
     target, base, tuned = raw
     weights = np.array([arguments.weights[term] for term in block.terms], np.float32)
     factor = arguments.values["lambda"]
     sum_differences_bf16(
         target, base, tuned, weights, divisor(arguments), factor, out.view(np.uint16)
     )
+    return True
+
+
+def _fused_product(block: Block, arguments: Arguments, out: np.ndarray) -> bool:
+    product = block.raw_product() if divisor(arguments) == 1 else None
+    if product is None:
+        return False
+    target, left, right, scale = product
+    weight = arguments.weights[block.terms[0]]
+    factor = arguments.values["lambda"]
+    finish_low_rank_bf16(target, left, right, scale, weight, factor, block.lo, out.view(np.uint16))
     return True
 
 

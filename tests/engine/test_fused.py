@@ -1,0 +1,102 @@
+"""Fused loops are the plain ones, faster: the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from merging.engine import compute
+from merging.engine.methods import METHODS
+from merging.engine.run import Equipment, stream
+from tests.engine.models import lora, put_on, save, vector
+
+examples = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    numbers = count()
+    root = tmp_path_factory.mktemp("fused")
+    return lambda: root / str(next(numbers))
+
+
+def bytes_of(equipment: Equipment) -> bytes:
+    (file,) = equipment.model.files.values()
+    return b"".join(stream(file))
+
+
+def plainly(equipment: Equipment) -> bytes:
+    """The same file, computed without the fused loop."""
+    method = replace(equipment.combination.method, fused=None)
+    equipment.combination.method = method
+    return bytes_of(equipment)
+
+
+@examples
+@given(
+    shape=st.tuples(st.integers(1, 9), st.sampled_from([1, 3, 64, 1023, 1024, 1025, 2050])),
+    rank=st.integers(1, 9),
+    elements=st.sampled_from([50, 1000, 4096, 65536]),
+    weight=st.sampled_from(["1", "-0.7", "0.33"]),
+    factor=st.sampled_from([1.0, -1.5]),
+    seed=st.integers(0, 2**31),
+)
+@example(shape=(2, 1), rank=4, elements=65536, weight="1", factor=1.0, seed=0)
+def test_one_lora(
+    room: Callable[[], Path],
+    shape: tuple[int, int],
+    rank: int,
+    elements: int,
+    weight: str,
+    factor: float,
+    seed: int,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    folder = room()
+    base = torch.randn(shape, generator=generator).bfloat16()
+    base.view(-1)[0] = -0.0
+    factors = {
+        "layers.0.lora_A.weight": torch.randn(rank, shape[1], generator=generator).bfloat16(),
+        "layers.0.lora_B.weight": torch.randn(shape[0], rank, generator=generator),
+    }
+    factors["layers.0.lora_B.weight"][0] = 0.0
+    opened = save({"layers.0.weight": base}, folder / "base")
+    term = lora(factors, folder / "l", r=rank, lora_alpha=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compute, "BLOCK_ELEMENTS", elements)
+        equipment = put_on(opened, opened, [(term, weight)], parameters={"lambda": factor})
+        assert bytes_of(equipment) == plainly(equipment)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].fused])
+def test_full_models(room: Callable[[], Path], name: str, normalize: bool) -> None:
+    method = METHODS[name]
+    folder = room()
+    generator = torch.Generator().manual_seed(7)
+    base = {"layers.0.weight": torch.randn(130, 777, generator=generator).bfloat16()}
+    opened = save(base, folder / "base")
+    terms = []
+    for number in range(min(method.maximum_terms or 3, 3)):
+        move = 0.02 * torch.randn(130, 777, generator=generator)
+        fine = {key: (value.float() + move).bfloat16() for key, value in base.items()}
+        weight = ("0.7", "0.31", "0.2")[number] if method.weighted else "1"
+        terms.append((vector(fine, folder / f"m{number}"), weight))
+    parameters: dict[str, object] = {}
+    if method.parameter("normalize"):
+        parameters["normalize"] = normalize
+    if method.parameter("t"):
+        parameters["t"] = 0.4
+    if method.parameter("density"):
+        parameters["density"] = 0.6
+    equipment = put_on(opened, opened, terms, method=name, parameters=parameters)
+    assert bytes_of(equipment) == plainly(equipment)

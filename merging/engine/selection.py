@@ -45,23 +45,30 @@ class Question:
     rank: int
 
 
+@dataclass(frozen=True)
+class Threshold:
+    """The answer: a magnitude, how many entries are above it, and how many are equal to it."""
+
+    value: float
+    above: int
+    equal: int
+
+
 def deltas(block: Block) -> np.ndarray:
     """The rows that are asked about unless said otherwise: τ of the terms in ``block.terms``."""
     return block.deltas()
 
 
-def thresholds(whole: Whole, questions: Sequence[Question], rows: Rows = deltas) -> np.ndarray:
-    """The answers in the order of ``questions``, (Q,), in ``whole.dtype``.
+def thresholds(whole: Whole, questions: Sequence[Question], rows: Rows = deltas) -> list[Threshold]:
+    """The answers in the order of ``questions``.
 
     ``rows(block)`` gives the numbers (R, n) of a block. Ranks are from 1 to ``whole.count``.
     """
-    pattern = _pattern_type(whole.dtype)
     if not questions:
-        return np.empty(0, whole.dtype)
+        return []
     if whole.count <= SEGMENT:
         found = _patterns(rows(whole.block(0, whole.count)))
-        answers = [_kth(found[q.row], q.rank) for q in questions]
-        return np.array(answers, pattern).view(whole.dtype)
+        return [_threshold(*_kth(found[q.row], q.rank), whole.dtype) for q in questions]
     low, high, room = _predict(whole, questions, rows)
     tally = _Tally(questions, low, high, room)
     for block in whole.blocks(2 * SEGMENT):
@@ -72,7 +79,12 @@ def thresholds(whole: Whole, questions: Sequence[Question], rows: Rows = deltas)
         exact = _by_digits(whole, [questions[q] for q in missed], rows)
         for q, answer in zip(missed, exact, strict=True):
             answers[q] = answer
-    return np.array(answers, pattern).view(whole.dtype)
+    return [_threshold(*answer, whole.dtype) for answer in answers if answer is not None]
+
+
+def _threshold(pattern: Any, above: int, equal: int, dtype: Any) -> Threshold:
+    value = np.array(pattern, _pattern_type(dtype)).view(dtype)
+    return Threshold(float(value), int(above), int(equal))
 
 
 def _pattern_type(dtype: Any) -> Any:
@@ -84,9 +96,11 @@ def _patterns(numbers: np.ndarray) -> np.ndarray:
     return np.abs(numbers).view(_pattern_type(numbers.dtype))
 
 
-def _kth(patterns: np.ndarray, rank: int) -> Any:
+def _kth(patterns: np.ndarray, rank: int) -> tuple[Any, int, int]:
+    """The ``rank``-th largest of ``patterns``, how many are above it, how many equal to it."""
     at = patterns.size - rank
-    return np.partition(patterns, at)[at]
+    found = np.partition(patterns, at)[at]
+    return found, int(np.sum(patterns > found)), int(np.sum(patterns == found))
 
 
 def _predict(
@@ -141,24 +155,28 @@ class _Tally:
         else:
             _tally_rows(_patterns(rows(block)), *goal)
 
-    def answer(self, q: int) -> Any:
-        """The pattern asked for, or None where the interval does not tell."""
+    def answer(self, q: int) -> tuple[Any, int, int] | None:
+        """The pattern asked for, how many are above and equal; None: the interval does not tell."""
         above_high, from_high, above_low, from_low = self.counts[q]
         rank, filled = self.ranks[q], self.filled[q]
         if above_high < rank <= from_high:
-            return self.high[q]
+            return self.high[q], above_high, from_high - above_high
         if above_low < rank <= from_low:
-            return self.low[q]
+            return self.low[q], above_low, from_low - above_low
         if from_high < rank <= above_low and filled == above_low - from_high:
-            return _kth(self.inside[q, :filled], int(rank - from_high))
+            found, above, equal = _kth(self.inside[q, :filled], int(rank - from_high))
+            return found, from_high + above, equal
         return None
 
 
-def _by_digits(whole: Whole, questions: Sequence[Question], rows: Rows) -> list[Any]:
+def _by_digits(
+    whole: Whole, questions: Sequence[Question], rows: Rows
+) -> list[tuple[int, int, int]]:
     """The answers, 16 bits in each pass."""
     bits = np.dtype(_pattern_type(whole.dtype)).itemsize * 8
     prefixes = [0] * len(questions)
-    ranks = [question.rank for question in questions]
+    above = [0] * len(questions)
+    equal = [0] * len(questions)
     for shift in range(bits - DIGIT, -1, -DIGIT):
         counts = np.zeros((len(questions), 2**DIGIT), np.int64)
         for block in whole.blocks():
@@ -167,12 +185,13 @@ def _by_digits(whole: Whole, questions: Sequence[Question], rows: Rows) -> list[
                 row = leading[question.row]
                 meant = row[row >> DIGIT == prefixes[q]] & (2**DIGIT - 1)
                 counts[q] += np.bincount(meant.astype(np.int64), minlength=2**DIGIT)
-        for q in range(len(questions)):
+        for q, question in enumerate(questions):
             from_top = np.cumsum(counts[q][::-1])
-            place = int(np.searchsorted(from_top, ranks[q]))
-            ranks[q] -= int(from_top[place - 1]) if place else 0
+            place = int(np.searchsorted(from_top, question.rank - above[q]))
+            equal[q] = int(counts[q][2**DIGIT - 1 - place])
+            above[q] += int(from_top[place]) - equal[q]
             prefixes[q] = prefixes[q] << DIGIT | (2**DIGIT - 1 - place)
-    return prefixes
+    return list(zip(prefixes, above, equal, strict=True))
 
 
 @njit(nogil=True, cache=True)

@@ -13,14 +13,17 @@ Numbers that are not finite are never dropped by their size: the merge must fail
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from vectors.tensorfile.compiled import njit
 
 from .kernels import _as_float, _divide, _finish_run_bf16, _widen_bf16
-from .randomness import CERTAIN, WINDOW, draw, window_words
+from .randomness import CERTAIN, WINDOW, draw, limit_of, window_words
+from .selection import Threshold
 
 SPAN = 2048  # elements of a run here: several arrays of it fit the first-level cache
 TINY = 1e-7  # a norm below it is not rescaled, as in mergekit
@@ -30,12 +33,16 @@ TINY = 1e-7  # a norm below it is not rescaled, as in mergekit
 class Trim:
     """What is kept of each term that touches a tensor, and by what it is multiplied: (K,) each.
 
-    ``low`` and ``high`` bound the magnitudes (both belong to what is kept), ``limits`` the draws
-    of ``keys``. ``scales`` make up for what was dropped.
+    ``low`` and ``high`` bound the magnitudes. Many entries may have exactly one of these two, more
+    than belong to what is kept: of those at ``low`` the draw is at most ``low_last``, of those at
+    ``high`` at least ``high_first``. ``limits`` bound the draws of all entries. Draws are those
+    of ``keys``; ``scales`` make up for what was dropped.
     """
 
     low: np.ndarray
     high: np.ndarray
+    low_last: np.ndarray
+    high_first: np.ndarray
     keys: np.ndarray
     limits: np.ndarray
     scales: np.ndarray
@@ -43,18 +50,36 @@ class Trim:
     @property
     def rule(self) -> tuple[np.ndarray, ...]:
         """The same for compiled loops."""
-        return self.low, self.high, self.keys, self.limits, self.scales
+        return (self.low, self.high, self.low_last, self.high_first,
+                self.keys, self.limits, self.scales)  # fmt: skip
 
     @classmethod
-    def nothing(cls, terms: int, dtype: type) -> Trim:
-        """Keeps every entry of ``terms`` terms."""
+    def nothing(cls, keys: Sequence[int], dtype: Any) -> Trim:
+        """Keeps every entry of the terms, whose draws are those of ``keys``."""
+        terms = len(keys)
         return cls(
             low=np.zeros(terms, dtype),
             high=np.full(terms, np.inf, dtype),
-            keys=np.zeros(terms, np.uint64),
+            low_last=np.full(terms, CERTAIN - 1, np.uint32),
+            high_first=np.zeros(terms, np.uint32),
+            keys=np.array(keys, np.uint64),
             limits=np.full(terms, CERTAIN, np.uint64),
             scales=np.ones(terms, dtype),
         )
+
+    def keep_from(self, k: int, least: Threshold, rank: int) -> None:
+        """Of term ``k`` keep ``rank`` entries; ``least`` is the ``rank``-th largest magnitude.
+
+        At 0 nothing is chosen: what is nothing may stay.
+        """
+        self.low[k] = least.value
+        if least.value > 0:
+            self.low_last[k] = max(limit_of((rank - least.above) / least.equal) - 1, 0)
+
+    def keep_to(self, k: int, most: Threshold, rank: int) -> None:
+        """Of term ``k`` drop ``rank`` − 1 entries; ``most`` is the ``rank``-th largest."""
+        self.high[k] = most.value
+        self.high_first[k] = min(limit_of((rank - 1 - most.above) / most.equal), CERTAIN - 1)
 
     def rescaled(self, sums: np.ndarray) -> Trim:
         """With the scales that give each term its L1 norm back: ``sums`` (K, 2) before, after."""
@@ -127,6 +152,17 @@ def _keep_by_size(row, low, high):
 
 
 @njit(nogil=True, cache=True)
+def _keep_by_size_and_draw(row, low, high, low_last, high_first, place, first, second):
+    zero = row.dtype.type(0)
+    for i in range(row.size):
+        size = abs(row[i])
+        chance = draw(np.uint32(i) + place, first, second)
+        small = (size < low) | ((size == low) & (chance > low_last))
+        large = ((size > high) & (size < np.inf)) | ((size == high) & (chance < high_first))
+        row[i] = zero if small | large else row[i]
+
+
+@njit(nogil=True, cache=True)
 def _keep_by_draw(row, place, first, second, limit):
     zero = row.dtype.type(0)
     for i in range(row.size):
@@ -141,23 +177,24 @@ def _keep_by_mask(row, mask):
 
 
 @njit(nogil=True, cache=True)
-def place_of(key, at):
-    """Where the element ``at`` stands among the draws: place in the window, the two words."""
-    element = np.uint64(at)
-    first, second = window_words(key, element // np.uint64(WINDOW))
-    return np.uint32(element % np.uint64(WINDOW)), first, second
+def keep_run(row, at, k, rule, kept, mask_at):
+    """Drop from ``row`` what term ``k`` does not keep. The run lies within one window of draws.
 
-
-@njit(nogil=True, cache=True)
-def _keep_run(row, at, k, rule, kept, mask_at):
-    # One run within one window; ``at`` is the element of the tensor it begins with, ``mask_at``
-    # its place in the masks.
-    low, high, keys, limits, _scales = rule
+    ``at`` is the element of the tensor it begins with, ``mask_at`` its place in the masks.
+    """
+    low, high, low_last, high_first, keys, limits, _scales = rule
     if kept.shape[0] > 0:
         _keep_by_mask(row, kept[k, mask_at : mask_at + row.size])
-    elif limits[k] < np.uint64(CERTAIN):
-        place, first, second = place_of(keys[k], at)
+        return
+    element = np.uint64(at)
+    first, second = window_words(keys[k], element // np.uint64(WINDOW))
+    place = np.uint32(element % np.uint64(WINDOW))
+    if limits[k] < np.uint64(CERTAIN):
         _keep_by_draw(row, place, first, second, np.uint32(limits[k]))
+    elif low_last[k] < np.uint32(CERTAIN - 1) or high_first[k] > 0:
+        _keep_by_size_and_draw(
+            row, low[k], high[k], low_last[k], high_first[k], place, first, second
+        )
     elif low[k] > 0 or high[k] < np.inf:
         _keep_by_size(row, low[k], high[k])
 
@@ -233,9 +270,9 @@ def _sum_rows(rows, lo, rule, kept, mask_at, weights, elect, normalize, out):
         stop = min(start + SPAN - (lo + start) % SPAN, out.size)
         count = stop - start
         for k in range(weights.size):
-            _keep_run(rows[k, start:stop], lo + start, k, rule, kept, mask_at + start)
+            keep_run(rows[k, start:stop], lo + start, k, rule, kept, mask_at + start)
         _sum_run(
-            rows, start, stop, rule[4], weights, elect, normalize, signs[:count], share[:count],
+            rows, start, stop, rule[6], weights, elect, normalize, signs[:count], share[:count],
             out[start:stop],
         )  # fmt: skip
         start = stop
@@ -264,9 +301,9 @@ def _sum_bf16(
         _widen_bf16(base[start:stop], theta[:count])
         for k in range(weights.size):
             difference_bf16(tuned[k, start:stop], theta[:count], rows[k, :count])
-            _keep_run(rows[k, :count], lo + start, k, rule, kept, mask_at + start)
+            keep_run(rows[k, :count], lo + start, k, rule, kept, mask_at + start)
         _sum_run(
-            rows, 0, count, rule[4], weights, elect, normalize, signs[:count], share[:count],
+            rows, 0, count, rule[6], weights, elect, normalize, signs[:count], share[:count],
             update[:count],
         )  # fmt: skip
         if divisor != 1:

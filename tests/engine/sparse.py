@@ -39,21 +39,28 @@ def state(dtype: torch.dtype, seed: int = 0) -> State:
     }
 
 
-def kept_by_size(delta: Array, density: float, gamma: float | None) -> Array:
-    """TIES without ``gamma``, Breadcrumbs with it; equals of the last one kept are kept."""
+def kept_by_size(delta: Array, density: float, gamma: float | None, place: Array) -> Array:
+    """TIES without ``gamma``, Breadcrumbs with it; draws choose among equals at a threshold."""
     if density >= 1:
         return np.ones(delta.shape, bool)
     size, count = np.abs(delta), delta.size
-    ordered = np.sort(size, axis=None)
-    if gamma is None:
-        if density <= 0:
-            return np.zeros(delta.shape, bool)
-        return size >= ordered[count - max(1, int(density * count))]
     kept = int(density * count)
+    if gamma is None:
+        kept = 0 if density <= 0 else max(1, kept)
     if kept == 0:
         return np.zeros(delta.shape, bool)
-    lowest = max(0, count - kept - int(gamma * count))
-    return (size >= ordered[lowest]) & (size <= ordered[lowest + kept - 1])
+    dropped = 0 if gamma is None else min(int(gamma * count), count - kept)
+    ordered = np.sort(size, axis=None)[::-1]
+    least, most = ordered[dropped + kept - 1], ordered[dropped]
+    chance = place.astype(np.int64)
+    stays = (size >= least) & (size <= most)
+    if least > 0 and dropped + kept < count:
+        wanted = (dropped + kept - (size > least).sum()) / (size == least).sum()
+        stays &= (size != least) | (chance < max(limit_of(wanted), 1))
+    if dropped:
+        unwanted = (dropped - (size > most).sum()) / (size == most).sum()
+        stays &= (size != most) | (chance >= limit_of(unwanted))
+    return stays
 
 
 def kept_by_rank(delta: Array, density: float, epsilon: float, place: Array) -> Array:
@@ -107,7 +114,7 @@ def reference(
             kept = kept_by_rank(delta, density, own.get("epsilon", 0.15), place)
         else:
             gamma = own.get("gamma", 0.01) if method.startswith("bread") else None
-            kept = kept_by_size(delta, density, gamma)
+            kept = kept_by_size(delta, density, gamma, place)
         row = np.where(kept, delta, 0)
         if rescale and density < 1:
             before = np.abs(delta).sum(dtype=np.float64)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from merging.engine import selection
 from merging.engine.block import Workspace
 from merging.engine.pieces import Difference, Piece, Stored
-from merging.engine.selection import Question, thresholds
+from merging.engine.selection import Question, Threshold, thresholds
 from merging.engine.whole import Whole
 
 
@@ -73,6 +73,10 @@ def sorted_answer(values: np.ndarray, rank: int) -> float:
     return float(np.sort(np.abs(values))[-rank])
 
 
+def values(answers: list[Threshold]) -> list[float]:
+    return [answer.value for answer in answers]
+
+
 def ranks_of(count: int) -> list[int]:
     return sorted({1, min(2, count), *(max(1, count // part) for part in (100, 5, 2)), count})
 
@@ -102,8 +106,10 @@ def test_it_is_what_sorting_says(kind: str, count: int, dtype: type) -> None:
     rows = [KINDS[kind](generator, count).astype(dtype) for _ in range(2)]
     questions = [Question(k, rank) for k in range(2) for rank in ranks_of(count)]
     found = thresholds(of_deltas(*rows), questions)
-    assert found.dtype == dtype
-    assert found.tolist() == [sorted_answer(rows[q.row], q.rank) for q in questions]
+    assert values(found) == [sorted_answer(rows[q.row], q.rank) for q in questions]
+    for question, answer in zip(questions, found, strict=True):
+        assert answer.above == np.count_nonzero(np.abs(rows[question.row]) > answer.value)
+        assert answer.equal == np.count_nonzero(np.abs(rows[question.row]) == answer.value)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,7 +120,7 @@ def test_differences_of_bfloat16_numbers(kind: str) -> None:
     deltas = [float32(bf16(model)) - float32(bf16(base)) for model in models]
     questions = [Question(k, rank) for k in (2, 0, 1) for rank in ranks_of(base.size)]
     found = thresholds(of_models(base, *models), questions)
-    assert found.tolist() == [sorted_answer(deltas[q.row], q.rank) for q in questions]
+    assert values(found) == [sorted_answer(deltas[q.row], q.rank) for q in questions]
 
 
 FINITE = {"allow_nan": False, "allow_infinity": False}
@@ -124,10 +130,10 @@ FINITE = {"allow_nan": False, "allow_infinity": False}
 @given(data=st.data())
 def test_any_tensor_in_small_pieces(data: st.DataObject) -> None:
     """With segments, samples and collections so small that every way through the code is taken."""
-    values = st.one_of(
+    numbers = st.one_of(
         st.floats(-4, 4, width=32), st.sampled_from([0.0, 0.5, 1.0]), st.floats(width=32, **FINITE)
     )
-    row = np.array(data.draw(st.lists(values, min_size=1, max_size=400)), np.float32)
+    row = np.array(data.draw(st.lists(numbers, min_size=1, max_size=400)), np.float32)
     row = np.resize(row, data.draw(st.integers(1, 1200)))
     ranks = data.draw(st.lists(st.integers(1, row.size), min_size=1, max_size=4))
     with pytest.MonkeyPatch.context() as patch:
@@ -136,7 +142,10 @@ def test_any_tensor_in_small_pieces(data: st.DataObject) -> None:
         patch.setattr(selection, "CHUNKS", data.draw(st.sampled_from([1, 5])))
         patch.setattr(selection, "MAX_COLLECTED", data.draw(st.sampled_from([1, 20, 10**6])))
         found = thresholds(of_deltas(row), [Question(0, rank) for rank in ranks])
-    assert found.tolist() == [sorted_answer(row, rank) for rank in ranks]
+    assert values(found) == [sorted_answer(row, rank) for rank in ranks]
+    for answer in found:
+        assert answer.above == np.count_nonzero(np.abs(row) > answer.value)
+        assert answer.equal == np.count_nonzero(np.abs(row) == answer.value)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -154,11 +163,11 @@ def test_a_sample_that_misleads_costs_time_and_nothing_else(
     monkeypatch.setattr(selection, "_by_digits", counted)
     questions = [Question(0, 20_000), Question(0, 150_000)]
     expected = [sorted_answer(row, q.rank) for q in questions]
-    assert thresholds(of_deltas(row), questions).tolist() == expected
+    assert values(thresholds(of_deltas(row), questions)) == expected
     assert calls == []
     monkeypatch.setattr(selection, "SPREADS", 0.0)
     monkeypatch.setattr(selection, "CHUNKS", 1)
-    assert thresholds(of_deltas(row), questions).tolist() == expected
+    assert values(thresholds(of_deltas(row), questions)) == expected
     assert calls, "the sample did not mislead"
 
 
@@ -166,8 +175,8 @@ def test_what_is_no_number_is_the_largest() -> None:
     row = np.random.default_rng(6).standard_normal(100_000)
     row[777] = np.nan
     found = thresholds(of_deltas(row), [Question(0, 1), Question(0, 2)])
-    assert np.isnan(found[0])
-    assert found[1] == np.nanmax(np.abs(row))
+    assert np.isnan(found[0].value)
+    assert found[1].value == np.nanmax(np.abs(row))
 
 
 def test_collections_stay_small() -> None:
@@ -183,7 +192,7 @@ def test_collections_stay_small() -> None:
 
 
 def test_no_question_no_answer() -> None:
-    assert thresholds(of_deltas(np.ones(5)), []).size == 0
+    assert thresholds(of_deltas(np.ones(5)), []) == []
 
 
 def test_other_rows_may_be_asked_about() -> None:
@@ -191,4 +200,4 @@ def test_other_rows_may_be_asked_about() -> None:
     found = thresholds(
         of_deltas(row, row), [Question(0, 10)], lambda block: np.square(block.deltas()[:1])
     )
-    assert found[0] == np.sort(row**2)[-10]
+    assert found[0].value == np.sort(row**2)[-10]

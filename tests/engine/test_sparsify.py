@@ -137,15 +137,37 @@ def test_no_density_and_full_density(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("move", [0.0, 0.25])
 @pytest.mark.parametrize("method", METHODS)
 def test_entries_that_are_all_equal(method: str, move: float, tmp_path: Path) -> None:
-    """Of equals all stay or, at random, the right share."""
+    """Of equals the right share stays, chosen by draws."""
     base = {name: torch.full_like(value, 2) for name, value in state(torch.float32).items()}
     models = [{name: value + move for name, value in base.items()}] * 2
     own = own_parameters(method, 2)
     found = ours(tmp_path, method, base, models, own)
     wanted = expected(method, base, models, own)
     assert_equal(found, wanted, torch.float32, method.startswith("d"))
-    if move and method in ("ties", "breadcrumbs_ties"):
-        assert found["layers.0.weight"].unique().numel() == 1
+
+
+@pytest.mark.parametrize("method", ["ties", "breadcrumbs"])
+@pytest.mark.parametrize("density", [0.05, 0.3, 0.7])
+def test_coarse_numbers_keep_the_density(method: str, density: float, tmp_path: Path) -> None:
+    """A fine-tune in bfloat16 has a fifth of its differences at one magnitude."""
+    generator = torch.Generator().manual_seed(4)
+    theta = 0.02 * torch.randn(400, 600, generator=generator)
+    base = {"w": theta.bfloat16()}
+    fine = {"w": (theta + 0.0002 * torch.randn(400, 600, generator=generator)).bfloat16()}
+    delta = fine["w"].float() - base["w"].float()
+    counts = delta.abs().unique(return_counts=True)[1]
+    assert counts.max() > 0.1 * delta.numel()
+    own: list[dict[str, Any]] = [{"density": density, "gamma": 0.02}]
+    if method == "ties":
+        del own[0]["gamma"]
+    found = ours(tmp_path, method, base, [fine], own, parameters={"lambda": 0.5})["w"]
+    kept = float((found.float() != base["w"].float()).float().mean())
+    # What changes by half a unit in the last place may round back to the base.
+    assert kept < density + 0.002
+    more = ours(tmp_path / "2", method, {"w": base["w"].float()}, [{"w": fine["w"].float()}], own)
+    kept = float((more["w"] != base["w"].float()).float().mean())
+    share = float((delta != 0).float().mean())
+    assert abs(kept - min(density, share - 0.02 * (method != "ties"))) < 0.003
 
 
 @pytest.mark.parametrize("method", ["ties", "breadcrumbs", "breadcrumbs_ties"])

@@ -5,8 +5,9 @@ ECCV 2024 (arXiv 2312.06795); mergekit's ``breadcrumbs`` and ``breadcrumbs_ties`
 of a tensor, sorted by magnitude, the ``gamma``·n largest are dropped, the ``density``·n below them
 stay, the rest is dropped. Where density and gamma together exceed 1, fewer of the largest go.
 
-``breadcrumbs`` sums what stays, ``breadcrumbs_ties`` elects signs among it as TIES does. Entries
-whose magnitude equals that of the first or the last one kept are kept as well.
+``breadcrumbs`` sums what stays, ``breadcrumbs_ties`` elects signs among it as TIES does. Of the
+entries that have the magnitude of the first or the last one kept as many stay as are wanted, as in
+TIES.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from merging.engine.whole import Whole
 
 from .base import Arguments, Method, Parameter
 from .shared import INT8_MASK, LAMBDA
-from .sparsifying import DENSITY, combined, fused, normalize, own, rescale, rescaled
+from .sparsifying import DENSITY, combined, fused, keys, normalize, own, rescale, rescaled
 
 GAMMA = Parameter(
     "gamma", float, 0.01, "Share of the largest entries that is dropped.",
@@ -29,10 +30,10 @@ def prepare(whole: Whole, arguments: Arguments) -> Trim:
     """The smallest and the largest magnitude that each term keeps of this tensor."""
     densities = own(arguments, whole.terms, "density")
     gammas = own(arguments, whole.terms, "gamma")
-    trim = Trim.nothing(len(densities), whole.dtype)
+    trim = Trim.nothing(keys(arguments, whole.terms), whole.dtype)
     count = whole.count
-    questions: list[Question] = []
-    bounds: list[tuple[int, str]] = []
+    least: list[Question] = []
+    most: list[Question] = []
     for k, (density, gamma) in enumerate(zip(densities, gammas, strict=True)):
         if density >= 1:
             continue
@@ -40,16 +41,16 @@ def prepare(whole: Whole, arguments: Arguments) -> Trim:
         if kept == 0:
             trim.limits[k] = 0
             continue
-        smallest = max(0, count - kept - int(gamma * count))  # place in ascending order
-        largest = smallest + kept - 1
-        if smallest > 0:
-            questions.append(Question(k, count - smallest))
-            bounds.append((k, "low"))
-        if largest < count - 1:
-            questions.append(Question(k, count - largest))
-            bounds.append((k, "high"))
-    for (k, bound), found in zip(bounds, thresholds(whole, questions), strict=True):
-        getattr(trim, bound)[k] = found
+        dropped = min(int(gamma * count), count - kept)  # of the largest
+        if dropped + kept < count:
+            least.append(Question(k, dropped + kept))
+        if dropped > 0:
+            most.append(Question(k, dropped + 1))
+    found = thresholds(whole, [*least, *most])
+    for question, threshold in zip(least, found, strict=False):
+        trim.keep_from(question.row, threshold, question.rank)
+    for question, threshold in zip(most, found[len(least) :], strict=True):
+        trim.keep_to(question.row, threshold, question.rank)
     return rescaled(whole, arguments, trim)
 
 

@@ -12,25 +12,19 @@ norm back (the paper divides by the density: the same but for chance):
 
 from __future__ import annotations
 
-import numpy as np
-
-from merging.engine.randomness import key_of, limit_of
+from merging.engine.randomness import limit_of
 from merging.engine.sparsify import Trim
 from merging.engine.whole import Whole
 
 from .base import Arguments, Method
 from .shared import INT8_MASK, LAMBDA
-from .sparsifying import DENSITY, combined, fused, normalize, own, rescale, rescaled
+from .sparsifying import DENSITY, combined, fused, keys, normalize, own, rescale, rescaled
 
 
 def prepare(whole: Whole, arguments: Arguments) -> Trim:
     """The keys and limits of the terms' draws, and the scales that make up for the loss."""
-    trim = Trim.nothing(len(whole.terms), whole.dtype)
-    seed, name = arguments.seed, arguments.tensor
-    trim.keys[:] = [key_of(seed, arguments.keys[term], name) for term in whole.terms]
+    trim = Trim.nothing(keys(arguments, whole.terms), whole.dtype)
     trim.limits[:] = [limit_of(density) for density in own(arguments, whole.terms, "density")]
-    if np.all(trim.limits == trim.nothing(1, whole.dtype).limits):
-        return trim
     return rescaled(whole, arguments, trim)
 
 

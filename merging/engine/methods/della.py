@@ -20,7 +20,6 @@ import numpy as np
 from merging.engine.block import Block
 from merging.engine.errors import RecipeError, _
 from merging.engine.norms import add_l1_norms
-from merging.engine.randomness import key_of
 from merging.engine.ranking import keep_by_rank, magnitudes_bf16
 from merging.engine.settings import is_constant
 from merging.engine.sparsify import Masks, Trim
@@ -28,7 +27,7 @@ from merging.engine.whole import SEGMENT, Whole
 
 from .base import Arguments, Method, Parameter
 from .shared import INT8_MASK, LAMBDA
-from .sparsifying import DENSITY, normalize, own, rescale, sum_terms, sum_terms_bf16
+from .sparsifying import DENSITY, keys, normalize, own, rescale, sum_terms, sum_terms_bf16
 
 EPSILON = Parameter(
     "epsilon", float, 0.15, "How much likelier the largest entries of a row stay, and less likely "
@@ -80,10 +79,7 @@ def prepare(whole: Whole, arguments: Arguments) -> Ranked:
     densities, epsilons = own(arguments, terms, "density"), own(arguments, terms, "epsilon")
     for density, epsilon in zip(densities, epsilons, strict=True):
         _check_band(density, epsilon)
-    trim = Trim.nothing(len(terms), whole.dtype)
-    trim.keys[:] = [
-        key_of(arguments.seed, arguments.keys[term], arguments.tensor) for term in terms
-    ]
+    trim = Trim.nothing(keys(arguments, terms), whole.dtype)
     ranked = Ranked(trim, densities, epsilons, whole.columns, whole.count)
     if not arguments.values["rescale"]:
         return ranked

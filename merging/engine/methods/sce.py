@@ -77,7 +77,7 @@ def _least_variance(whole: Whole, share: float) -> float:
         return float("nan")
     question = Question(0, kept)
     found = thresholds(whole, [question], lambda block: _variances(block.all_deltas()))
-    return float(found[0])
+    return found[0].value
 
 
 def prepare(whole: Whole, arguments: Arguments) -> Selection:

@@ -14,6 +14,7 @@ import numpy as np
 
 from merging.engine.block import Block
 from merging.engine.norms import l1_norms
+from merging.engine.randomness import key_of
 from merging.engine.sparsify import NO_MASKS, Masks, Trim, trimmed_sum, trimmed_sum_bf16
 from merging.engine.whole import Whole
 
@@ -43,11 +44,18 @@ def own(arguments: Arguments, terms: list[int], name: str) -> list[Any]:
     return [arguments.terms[term][name] for term in terms]
 
 
+def keys(arguments: Arguments, terms: list[int]) -> list[int]:
+    """The keys of the draws of ``terms`` for this tensor."""
+    return [key_of(arguments.seed, arguments.keys[term], arguments.tensor) for term in terms]
+
+
 def rescaled(whole: Whole, arguments: Arguments, trim: Trim) -> Trim:
     """``trim`` with its scales, where ``rescale`` asks for them. Reads the tensor once."""
     if not arguments.values["rescale"]:
         return trim
     densities = np.array(own(arguments, whole.terms, "density"))
+    if np.all(densities >= 1):
+        return trim
     scaled = trim.rescaled(l1_norms(whole, trim))
     # A vector that keeps everything keeps its last bit too.
     scaled.scales[densities >= 1] = 1

@@ -7,7 +7,8 @@ sign is averaged by its weights:
 
     v = w · top(τ, density),  γ = sgn(Σ v),  θ + λ · Σ_{sgn v = γ} v / Σ_{sgn v = γ} w
 
-Entries whose magnitude equals that of the last one kept are kept as well, however many.
+Many entries may have the magnitude of the last one kept (differences of 16-bit numbers take few
+values); of these as many stay as are wanted, chosen by draws that are fixed for tensor and place.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from merging.engine.whole import Whole
 
 from .base import Arguments, Method
 from .shared import INT8_MASK, LAMBDA
-from .sparsifying import DENSITY, combined, fused, normalize, own, rescale, rescaled
+from .sparsifying import DENSITY, combined, fused, keys, normalize, own, rescale, rescaled
 
 
 def prepare(whole: Whole, arguments: Arguments) -> Trim:
     """The smallest magnitude that each term keeps of this tensor."""
     densities = own(arguments, whole.terms, "density")
-    trim = Trim.nothing(len(densities), whole.dtype)
+    trim = Trim.nothing(keys(arguments, whole.terms), whole.dtype)
     asked = [k for k, density in enumerate(densities) if 0 < density < 1]
-    ranks = [max(1, int(densities[k] * whole.count)) for k in asked]
-    trim.low[asked] = thresholds(whole, list(map(Question, asked, ranks)))
+    questions = [Question(k, max(1, int(densities[k] * whole.count))) for k in asked]
+    for question, least in zip(questions, thresholds(whole, questions), strict=True):
+        trim.keep_from(question.row, least, question.rank)
     trim.limits[np.array(densities) <= 0] = 0
     return rescaled(whole, arguments, trim)
 

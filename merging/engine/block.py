@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .gather import read_together
 from .pieces import Difference, Piece, Product, TensorLike, Untouched
 from .workspace import BLOCK_ELEMENTS, Workspace
 
@@ -105,41 +106,45 @@ class Block:
         None unless all of them are plain BF16 tensors of full length: the common case, for which
         methods have a fused loop.
         """
-        pieces = self._plain_pieces()
+        pieces = self.plain_pieces()
         if pieces is None:
             return None
         base = pieces[0].base
-        theta = self.work.raw(base, self.lo, self.hi, "base stored")
-        onto = theta
+        tensors = [base, *(piece.tuned for piece in pieces)]
         if self._target is not base:
-            onto = self.work.raw(self._target, self.lo, self.hi, "target stored")
-        tuned = self.work.matrix("terms stored", len(pieces), self.size, np.uint16)
-        for row, piece in zip(tuned, pieces, strict=True):
-            piece.tuned.read_into(2 * self.lo, memoryview(row.view(np.uint8)))
-        return onto, theta, tuned
+            tensors.append(self._target)
+        stored = self.work.matrix("stored", len(tensors), self.size, np.uint16)
+        read_together(tensors, self.lo, self.hi, stored)
+        onto = stored[0] if self._target is base else stored[-1]
+        return onto, stored[0], stored[1 : len(pieces) + 1]
 
     def raw_product(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float] | None:
         """Target (n,) as stored BF16 numbers, and left, right and scale of the one LoRA on it.
 
         None unless exactly one term changes the tensor, and is a product of full length.
         """
+        product = self.product()
+        if product is None:
+            return None
+        stored = self.raw_target()
+        return (stored, *product) if stored is not None else None
+
+    def product(self) -> tuple[np.ndarray, np.ndarray, float] | None:
+        """Left, right and scale of the one LoRA on the tensor; None where it is not just that."""
         if self.dtype != np.float32 or len(self.terms) != 1:
             return None
         piece = self._pieces[self.terms[0]]
         if not isinstance(piece, Product) or piece.count < self.hi:
             return None
-        stored = self.raw_target()
-        if stored is None:
-            return None
-        left, right = self.work.factors(piece, self.dtype)
-        return stored, left, right, piece.low_rank.scale
+        return (*self.work.factors(piece, self.dtype), piece.low_rank.scale)
 
     @property
     def plain(self) -> bool:
         """Whether ``raw_differences`` will give numbers."""
-        return self._plain_pieces() is not None
+        return self.plain_pieces() is not None
 
-    def _plain_pieces(self) -> list[Difference] | None:
+    def plain_pieces(self) -> list[Difference] | None:
+        """The terms' pieces, in order, where ``raw_differences`` can give their numbers."""
         if self.dtype != np.float32 or self._target.dtype != "BF16" or not self.terms:
             return None
         found: list[Difference] = []
@@ -170,9 +175,8 @@ class Block:
                 return None
             if tensors[-1].dtype != "BF16" or piece.count < self.hi:
                 return None
-        models = self.work.matrix("terms stored", len(tensors), self.size, np.uint16)
-        for row, tensor in zip(models, tensors, strict=True):
-            tensor.read_into(2 * self.lo, memoryview(row.view(np.uint8)))
+        models = self.work.matrix("stored", len(tensors), self.size, np.uint16)
+        read_together(tensors, self.lo, self.hi, models)
         return models
 
     def raw_target(self) -> np.ndarray | None:

@@ -79,6 +79,21 @@ class Combination:
             self._explain(tensor, lo, hi, work)
         return raw
 
+    def write(
+        self, tensor: PlannedTensor, lo: int, hi: int, goal: tuple[int, int], work: Workspace
+    ) -> bool:
+        """Write bytes ``[lo, hi)`` of an output tensor to ``goal`` (descriptor, place) at once.
+
+        False where the method has no such way for it; then ``merge`` is to be asked.
+        """
+        direct = self.method.direct
+        if direct is None or tensor.case != MERGED or lo % 2 or hi % 2:
+            return False
+        if not tensor.out_dtype == tensor.source.dtype == "BF16":
+            return False
+        span = (lo // 2, hi // 2)
+        return direct(tensor, self.arguments(tensor, work), span, goal, work)
+
     def change(self, tensor: PlannedTensor, lo: int, hi: int, work: Workspace) -> np.ndarray:
         """What the merge adds to the numbers ``[lo, hi)`` of the tensor's source, unrounded: (n,).
 

@@ -73,6 +73,13 @@ class VirtualFile:
         work = work or Workspace()
         if start < len(self.header):
             yield memoryview(self.header)[start : min(stop, len(self.header))]
+        for tensor, lo, hi, _at in self.parts(start, stop):
+            yield from self.read_tensor(tensor, lo, hi, work)
+            work.forget_tensor()
+
+    def parts(self, start: int, stop: int) -> Iterator[tuple[PlannedTensor, int, int, int]]:
+        """The tensors in the bytes ``[start, stop)``: each with its bytes ``[lo, hi)`` there, and
+        where in the file they begin."""
         first = max(bisect_right(self.starts, start) - 1, 0)
         for index in range(first, len(self.tensors)):
             begin = self.starts[index]
@@ -82,8 +89,7 @@ class VirtualFile:
                 break
             lo, hi = max(start, begin) - begin, min(stop, end) - begin
             if lo < hi:
-                yield from self.read_tensor(tensor, lo, hi, work)
-                work.forget_tensor()
+                yield tensor, lo, hi, begin + lo
 
     def read_tensor(
         self, tensor: PlannedTensor, lo: int, hi: int, work: Workspace

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -241,10 +241,21 @@ def _cuts(file: VirtualFile) -> Iterator[tuple[int, int]]:
 
 def _write_range(file: VirtualFile, descriptor: int, start: int, stop: int) -> int:
     work = _local.__dict__.setdefault("work", Workspace())
-    at = start
-    for piece in file.read(start, stop, work):
+    header = memoryview(file.header)[start:stop]
+    _write_at(descriptor, start, [header])
+    for tensor, lo, hi, at in file.parts(start, stop):
+        merge = file.combination
+        if not (
+            isinstance(merge, Combination) and merge.write(tensor, lo, hi, (descriptor, at), work)
+        ):
+            _write_at(descriptor, at, file.read_tensor(tensor, lo, hi, work))
+        work.forget_tensor()
+    return stop - start
+
+
+def _write_at(descriptor: int, at: int, pieces: Iterable[memoryview]) -> None:
+    for piece in pieces:
         done = 0
         while done < len(piece):
             done += os.pwrite(descriptor, piece[done:], at + done)
         at += len(piece)
-    return at - start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -12,10 +13,12 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from merging.engine import compute
+from merging.engine import compute, direct, run
+from merging.engine.errors import MergeError
 from merging.engine.methods import METHODS
-from merging.engine.run import Equipment, stream
-from tests.engine.models import lora, put_on, save, vector
+from merging.engine.run import Equipment, stream, write_model
+from tests.engine.models import State, lora, put_on, save, vector
+from vectors.tensorfile.errors import TensorFileError
 
 examples = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -34,9 +37,15 @@ def bytes_of(equipment: Equipment) -> bytes:
     return b"".join(stream(file))
 
 
+def written(equipment: Equipment, folder: Path) -> bytes:
+    """The same file, written by several threads, some of it from file to file."""
+    write_model(equipment, folder, {}, threads=3)
+    return (folder / "model.safetensors").read_bytes()
+
+
 def plainly(equipment: Equipment) -> bytes:
     """The same file, computed without the fused loop."""
-    method = replace(equipment.combination.method, fused=None)
+    method = replace(equipment.combination.method, fused=None, direct=None)
     equipment.combination.method = method
     return bytes_of(equipment)
 
@@ -73,8 +82,79 @@ def test_one_lora(
     term = lora(factors, folder / "l", r=rank, lora_alpha=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compute, "BLOCK_ELEMENTS", elements)
+        patch.setattr(direct, "RUN", 4 * elements)
+        patch.setattr(run, "TASK_BYTES", 4099)
         equipment = put_on(opened, opened, [(term, weight)], parameters={"lambda": factor})
-        assert bytes_of(equipment) == plainly(equipment)
+        streamed = bytes_of(equipment)
+        assert written(equipment, folder / "out") == streamed
+        assert plainly(equipment) == streamed
+
+
+@examples
+@given(
+    count=st.integers(1, 4),
+    own_target=st.booleans(),
+    elements=st.sampled_from([50, 1000, 65536]),
+    normalize=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_fine_tunes_on_a_target(
+    room: Callable[[], Path],
+    count: int,
+    own_target: bool,
+    elements: int,
+    normalize: bool,
+    seed: int,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    folder = room()
+    # An odd tensor of bytes first: what follows begins in the middle of an element's word.
+    base = {
+        "a.flags": torch.arange(5, dtype=torch.uint8),
+        "layers.0.weight": torch.randn(33, 65, generator=generator).bfloat16(),
+        "layers.1.bias": torch.randn(7, generator=generator).bfloat16(),
+    }
+
+    def moved() -> State:
+        return {
+            name: (value.float() + 0.1 * torch.randn(value.shape, generator=generator)).bfloat16()
+            if value.is_floating_point()
+            else value
+            for name, value in base.items()
+        }
+
+    opened = save(base, folder / "base")
+    target = save(moved(), folder / "t") if own_target else opened
+    terms = [(vector(moved(), folder / f"m{k}"), f"0.{k + 3}") for k in range(count)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compute, "BLOCK_ELEMENTS", elements)
+        patch.setattr(direct, "RUN", 4 * elements)
+        patch.setattr(run, "TASK_BYTES", 1001)
+        equipment = put_on(
+            target,
+            opened,
+            terms,
+            target_ref="t" if own_target else "base",
+            parameters={"normalize": normalize, "lambda": 0.8},
+        )
+        streamed = bytes_of(equipment)
+        assert written(equipment, folder / "out") == streamed
+        assert plainly(equipment) == streamed
+
+
+def test_what_goes_wrong_in_a_direct_merge_is_said_as_ever(tmp_path: Path) -> None:
+    base = {"layers.0.weight": torch.ones(200, 300).bfloat16()}
+    opened = save(base, tmp_path / "base")
+    fine = {"layers.0.weight": base["layers.0.weight"] * 2}
+    fine["layers.0.weight"][3, 4] = float("nan")
+    equipment = put_on(opened, opened, [(vector(fine, tmp_path / "ann"), "0.5")])
+    with pytest.raises(MergeError, match=r"`layers.0.weight` of ann holds NaN \(element 904\)"):
+        write_model(equipment, tmp_path / "out", {})
+    equipment = put_on(opened, opened, [(vector(base, tmp_path / "bo"), "0.5")])
+    os.truncate(tmp_path / "bo" / "model.safetensors", 50_000)
+    with pytest.raises(TensorFileError, match=r"bo/model.safetensors ended early"):
+        write_model(equipment, tmp_path / "out", {})
+    assert not list(tmp_path.glob("*out*"))
 
 
 @pytest.mark.parametrize("normalize", [True, False])

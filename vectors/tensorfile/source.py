@@ -41,6 +41,11 @@ class FileSource:
         self.size = status.st_size
         self._stamp = (status.st_size, status.st_mtime_ns)
 
+    @property
+    def descriptor(self) -> int:
+        """The number of the open file."""
+        return self._fd
+
     def read_into(self, offset: int, buffer: memoryview) -> None:
         done = 0
         while done < len(buffer):

@@ -24,8 +24,10 @@ from merging.engine.errors import RecipeError, _
 from merging.engine.settings import Value, read_setting
 
 if TYPE_CHECKING:
+    from merging.engine.align import PlannedTensor
     from merging.engine.block import Block
     from merging.engine.whole import Whole
+    from merging.engine.workspace import Workspace
 
 __all__ = ["Arguments", "Method", "Parameter", "Value", "normalized"]
 
@@ -110,7 +112,8 @@ class Method:
     method has one) and adds to the target; for "models" the merged numbers themselves. Given
     ``arguments.state`` it must be elementwise, so that any byte range can be computed alone.
     ``fused(block, arguments, out)`` may write the finished bytes of the same block to ``out``
-    (uint8) and say so by True; it must be the same operations in the same order.
+    (uint8) and say so by True; it must be the same operations in the same order. So may
+    ``direct(tensor, arguments, span, goal, work)`` with elements of a BF16 tensor, right to a file.
     ``linear_weights`` maps the coefficients to what each term is multiplied with, exactly, where
     the result is such a sum (None where it is not); with it the engine can see when a sum is one
     of its parts.
@@ -128,6 +131,10 @@ class Method:
     parameters: tuple[Parameter, ...]
     combine: Callable[[Block, Arguments], np.ndarray]
     fused: Callable[[Block, Arguments, np.ndarray], bool] | None = None
+    direct: (
+        Callable[[PlannedTensor, Arguments, tuple[int, int], tuple[int, int], Workspace], bool]
+        | None
+    ) = None
     prepare: Callable[[Whole, Arguments], Any] | None = None
     whole: Callable[[Whole, Arguments], np.ndarray] | None = None
     linear_weights: (

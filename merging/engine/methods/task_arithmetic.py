@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from merging.engine.block import Block
+from merging.engine.direct import write_product, write_sum
 from merging.engine.kernels import add_scaled, finish_low_rank_bf16, sum_differences_bf16
 
 from .base import Arguments, Method, Parameter, normalized
 from .shared import INT8_MASK, LAMBDA, divisor
+
+if TYPE_CHECKING:
+    from merging.engine.align import PlannedTensor
+    from merging.engine.workspace import Workspace
 
 
 def combine(block: Block, arguments: Arguments) -> np.ndarray:
@@ -57,6 +62,30 @@ def _fused_product(block: Block, arguments: Arguments, out: np.ndarray) -> bool:
     return True
 
 
+def direct(
+    tensor: PlannedTensor,
+    arguments: Arguments,
+    span: tuple[int, int],
+    goal: tuple[int, int],
+    work: Workspace,
+) -> bool:
+    """The same, of local files, written at once."""
+    block = Block(tensor.source, tensor.pieces, *span, np.float32, work)
+    factor, by = arguments.values["lambda"], divisor(arguments)
+    pieces = block.plain_pieces()
+    if pieces is not None:
+        weights = np.array([arguments.weights[term] for term in block.terms], np.float32)
+        tuned = [piece.tuned for piece in pieces]
+        return write_sum(
+            tensor.source, pieces[0].base, tuned, weights, by, factor, span, goal, work
+        )
+    product = block.product()
+    if product is None or by != 1:
+        return False
+    weight = arguments.weights[block.terms[0]]
+    return write_product(tensor.source, *product, weight, factor, span, goal, work)
+
+
 def _linear_weights(weights: Sequence[Fraction], values: Mapping[str, Any]) -> list[Fraction]:
     factor = Fraction(str(values["lambda"]))
     return [factor * weight for weight in normalized(weights, values)]
@@ -76,6 +105,7 @@ TASK_ARITHMETIC = Method(
     ),
     combine=combine,
     fused=fused,
+    direct=direct,
     linear_weights=_linear_weights,
     suggested=(0.3, 1.0, 1.0),
 )

@@ -24,6 +24,7 @@ class FolderResults:
         """The update of the tensor ``name`` (1-D), or None."""
         try:
             found: np.ndarray = np.load(self._path(name), allow_pickle=False)
+            os.utime(self._path(name))  # what is used stays longest
         except (OSError, ValueError):
             return None
         return found
@@ -44,3 +45,25 @@ class FolderResults:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy"
+
+
+def trim_results(folder: Path, limit: int) -> int:
+    """Drop kept results, the longest unused first, until they take at most ``limit`` bytes.
+
+    Returns the bytes dropped. Whoever still wants one computes it again.
+    """
+    found = []
+    for path in folder.glob("*/*/*"):
+        try:
+            status = path.stat()
+        except OSError:  # somebody else dropped it
+            continue
+        found.append((status.st_mtime, status.st_size, path))
+    surplus = sum(size for _used, size, _path in found) - limit
+    dropped = 0
+    for _used, size, path in sorted(found, key=lambda item: item[0]):
+        if dropped >= surplus:
+            break
+        path.unlink(missing_ok=True)
+        dropped += size
+    return dropped

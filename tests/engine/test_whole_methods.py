@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from merging.engine.errors import MergeError
 from merging.engine.methods import METHODS
-from merging.engine.results import FolderResults
+from merging.engine.results import FolderResults, trim_results
 from merging.engine.run import Equipment, stream, write_model
 from merging.engine.spectral import GUIDES, tsv_merge
 from tests.engine.models import State, foundation, lora, put_on, save, tensors_of, tuned, vector
@@ -123,3 +124,22 @@ def test_a_broken_number_is_named_by_model_and_tensor(tmp_path: Path) -> None:
     equipment = put_on(opened, opened, terms, method="tsv")
     with pytest.raises(MergeError, match=r"`layers.1.weight` of ann holds NaN \(element 109\)"):
         tensors_of(equipment)
+
+
+def test_the_longest_unused_results_go_first(tmp_path: Path) -> None:
+    first, second = FolderResults(tmp_path, "aa" * 32), FolderResults(tmp_path, "bb" * 32)
+    for kept in (first, second):
+        for name in ("x", "y"):
+            kept.put(name, np.zeros(1000))
+    size = next(tmp_path.rglob("*.npy")).stat().st_size
+    for age, path in enumerate([*(tmp_path / "aa").rglob("*.npy")]):
+        os.utime(path, (age, age))
+    for path in (tmp_path / "bb").rglob("*.npy"):
+        os.utime(path, (50, 50))
+    assert first.get("x") is not None, "used a moment ago"
+    assert trim_results(tmp_path, 3 * size) == size
+    assert first.get("y") is None
+    assert first.get("x") is not None
+    assert second.get("x") is not None
+    assert trim_results(tmp_path, 0) == 3 * size
+    assert trim_results(tmp_path / "none", 0) == 0

@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+from vectors.tensorfile.checkpoint import TensorLike
 from vectors.tensorfile.names import VOCABULARY, match_names
 
 from .adapter_out import Kept, Layout
 from .align import PlannedTensor
 from .errors import RecipeError, _
-from .pieces import TensorLike
 from .run import Equipment
 
 _EMBEDDING = re.compile(r"position|token_type|relative_attention|wpe")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from vectors.tensorfile.checkpoint import Checkpoint
+from vectors.tensorfile.checkpoint import Checkpoint, TensorLike
 from vectors.tensorfile.dtypes import DTYPES
 from vectors.tensorfile.lora import Adapter
 from vectors.tensorfile.names import match_names
@@ -19,7 +19,7 @@ from .decisions import Choice, Decision, Decisions
 from .errors import MergeError, _
 from .fitting import fit_piece, fit_untouched
 from .grafts import additions, grafted, taken
-from .pieces import Piece, TensorLike, Untouched
+from .pieces import Piece, Untouched
 from .report import COPIED, KEPT, MERGED, TAKEN, UNTOUCHED, Report
 from .rules import Rule
 from .settings import positions

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from vectors.tensorfile.checkpoint import TensorLike
+
 from .gather import read_together
-from .pieces import Difference, Piece, Product, TensorLike, Untouched
+from .pieces import Difference, Piece, Product, Untouched
 from .workspace import BLOCK_ELEMENTS, Workspace
 
 __all__ = ["BLOCK_ELEMENTS", "Block", "Workspace"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vectors.tensorfile.checkpoint import Tensor
+from vectors.tensorfile.checkpoint import Tensor, TensorLike
 from vectors.tensorfile.compiled import njit, types
 from vectors.tensorfile.source import FileSource
 
@@ -25,7 +25,6 @@ from .kernels import (
     _finish_low_rank_bf16,
     _sum_differences_bf16,
 )
-from .pieces import TensorLike
 from .workspace import Workspace
 
 RUN = 128 * 1024  # elements at a time: two rows of them fit into the second-level cache

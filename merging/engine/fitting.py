@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vectors.tensorfile.checkpoint import Checkpoint
+from vectors.tensorfile.checkpoint import Checkpoint, TensorLike
 from vectors.tensorfile.dtypes import DTYPES
 from vectors.tensorfile.lora import Adapter
 from vectors.tensorfile.names import VOCABULARY, shape_text
 
 from .errors import MergeError, _
-from .pieces import Difference, Piece, Product, Stored, TensorLike, Untouched
+from .pieces import Difference, Piece, Product, Stored, Untouched
 
 if TYPE_CHECKING:
     from .align import Alignment, TermSource

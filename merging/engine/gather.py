@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from vectors.tensorfile.checkpoint import Tensor
+from vectors.tensorfile.checkpoint import Tensor, TensorLike
 from vectors.tensorfile.compiled import njit, types
 from vectors.tensorfile.source import FileSource
-
-from .pieces import TensorLike
 
 # POSIX: ssize_t pread(int, void *, size_t, off_t), looked up in the C library.
 _pread: Any = types.ExternalFunction(

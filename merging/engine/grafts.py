@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vectors.tensorfile.checkpoint import TensorLike
 from vectors.tensorfile.lora import Adapter
 
 from .errors import MergeError, _
-from .pieces import Piece, TensorLike, Untouched
+from .pieces import Piece, Untouched
 from .rules import Rule
 from .workspace import Workspace
 

@@ -8,29 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vectors.tensorfile.checkpoint import TensorLike
 from vectors.tensorfile.lora import LowRank
 from vectors.tensorfile.numbers import widen
 
 from .kernels import low_rank_rows, subtract, subtract_bf16
 from .workspace import Workspace
-
-
-class TensorLike(Protocol):
-    """What a tensor of a checkpoint and a view of one have in common."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def count(self) -> int: ...
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` with the tensor's bytes from its byte ``offset`` on."""
 
 
 class Piece(Protocol):

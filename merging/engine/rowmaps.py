@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vectors.tensorfile.checkpoint import TensorLike
 from vectors.tensorfile.lora import Adapter
 
 from .grafts import tokens_of
-from .pieces import Difference, Piece, Product, Stored, TensorLike
+from .pieces import Difference, Piece, Product, Stored
 from .vocabulary import RowMap, delta_rows, factor_rows, map_rows, model_rows, stored_rows
 
 if TYPE_CHECKING:

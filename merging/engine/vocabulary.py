@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from vectors.tensorfile.checkpoint import TensorLike
 from vectors.tensorfile.lora import LowRank
-from vectors.tensorfile.rows import MappedRows, TensorLike, Zeros
+from vectors.tensorfile.rows import MappedRows, Zeros
 
 from .errors import MergeError, _
 from .tokens import Vocabulary, read_tokens

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from vectors.tensorfile.checkpoint import TensorLike
+
 from .block import Block, touched
-from .pieces import Piece, Product, TensorLike
+from .pieces import Piece, Product
 from .workspace import Workspace
 
 SEGMENT = 64 * 1024  # elements; part of the definition of every statistic

@@ -9,7 +9,9 @@ import numpy as np
 from vectors.tensorfile.numbers import widen
 
 if TYPE_CHECKING:
-    from .pieces import Product, TensorLike
+    from vectors.tensorfile.checkpoint import TensorLike
+
+    from .pieces import Product
 
 BLOCK_ELEMENTS = 64 * 1024
 

@@ -337,7 +337,7 @@ def test_an_average_of_loras_on_their_foundation_is_a_sum(tmp_path: Path) -> Non
         changes_of(equipment)["layers.0"].float(), difference, atol=1e-5, rtol=1e-5
     )
     lopsided = put_on(on, on, terms, method="linear", parameters={"normalize": False})
-    with pytest.raises(RecipeError, match=r"`layers.0.weight` is no sum of LoRAs"):
+    with pytest.raises(RecipeError, match=r"`\S+` is no sum of LoRAs"):
         make_output(lopsided, "lora")
 
 

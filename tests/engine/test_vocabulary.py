@@ -21,10 +21,9 @@ from merging.engine.vocabulary import (
     row_pairs,
     stored_rows,
 )
-from vectors.tensorfile.checkpoint import Checkpoint, Tensor
+from vectors.tensorfile.checkpoint import Checkpoint, Tensor, TensorLike
 from vectors.tensorfile.errors import TensorFileError
 from vectors.tensorfile.lora import LowRank
-from vectors.tensorfile.rows import TensorLike
 from vectors.tensorfile.source import MemorySource
 
 from .token_files import CHINESE, LLAMA, bpe, files, unigram

@@ -6,13 +6,35 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import TensorFileError, _
 from .header import Header, TensorEntry, read_header
 from .source import ByteSource, FileSource, read_bytes
 
 MAX_INDEX_BYTES = 64 * 2**20
+
+
+class TensorLike(Protocol):
+    """What can be read as a tensor of a checkpoint is read: bytes by position, from any thread."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def count(self) -> int: ...
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the tensor's bytes from its byte ``offset`` on."""
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
 
+from .checkpoint import TensorLike
 from .dtypes import DTYPES
 from .errors import TensorFileError, _
 from .header import tensor_bytes
@@ -25,28 +25,6 @@ _EXACT_IN = {
     "F32": {"F32", "F64"},
     "F64": {"F64"},
 }
-
-
-class TensorLike(Protocol):
-    """What can be read as a tensor of a checkpoint is read: bytes by position, from any thread."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def dtype(self) -> str: ...
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def nbytes(self) -> int: ...
-
-    @property
-    def count(self) -> int: ...
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` with the tensor's bytes from its byte ``offset`` on."""
 
 
 def common_dtype(dtypes: Iterable[str]) -> str | None:

@@ -29,9 +29,8 @@ Whole processes, start-up included, take turns on the same files; the page cache
 has run once before. A figure is the median of its runs. CPU is user and system time; peak memory
 is the largest resident set. mergekit's includes the pages of its memory-mapped inputs. Both
 programs get the same YAML file with `dtype: bfloat16`, in which mergekit also computes; ours
-computes in float32. mergekit runs without network, model card and tokenizer. Ours waits until its
-result is on the disk (`fsync`); `cp`, the floor and mergekit do not. The floor reads the same
-inputs once and writes the result once with two threads.
+computes in float32. mergekit runs without network, model card and tokenizer. The floor reads the
+same inputs once and writes the result once with two threads.
 
 The checkpoints are synthetic Llamas: a base and a low-rank, a dense and a sparse fine-tune, bf16
 in three shards, differences of about 1 % of the base's norm."""

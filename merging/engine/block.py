@@ -132,11 +132,16 @@ class Block:
         return (stored, *product) if stored is not None else None
 
     def product(self) -> tuple[np.ndarray, np.ndarray, float] | None:
-        """Left, right and scale of the one LoRA on the tensor; None where it is not just that."""
+        """Left, right and scale of the one LoRA on the tensor, all of whose numbers are finite.
+
+        None where it is not just that.
+        """
         if self.dtype != np.float32 or len(self.terms) != 1:
             return None
         piece = self._pieces[self.terms[0]]
         if not isinstance(piece, Product) or piece.count < self.hi:
+            return None
+        if not self.work.finite_factors(piece, self.dtype):
             return None
         return (*self.work.factors(piece, self.dtype), piece.low_rank.scale)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from vectors.tensorfile.compiled import njit
 
-from .kernels import _as_float, _divide, _finish_run_bf16, _widen_bf16
+from .kernels import _as_float, _divide, _finish_plain_run_bf16, _widen_bf16
 from .randomness import CERTAIN, WINDOW, draw, limit_of, window_words
 from .selection import Threshold
 
@@ -308,5 +308,5 @@ def _sum_bf16(
         )  # fmt: skip
         if divisor != 1:
             _divide(update[:count], divisor)
-        _finish_run_bf16(target[start:stop], factor, update[:count], out[start:stop])
+        _finish_plain_run_bf16(target[start:stop], factor, update[:count], out[start:stop])
         start = stop

@@ -22,6 +22,7 @@ class Workspace:
     def __init__(self) -> None:
         self._arrays: dict[tuple[str, Any], np.ndarray] = {}
         self._factors: dict[int, tuple[object, np.ndarray, np.ndarray]] = {}
+        self._finite: dict[int, bool] = {}
         self._bases: dict[tuple[int, int, int], np.ndarray] = {}
         self.held: tuple[object, np.ndarray] | None = None  # the last whole-tensor result
 
@@ -70,7 +71,15 @@ class Workspace:
             self._factors[id(piece)] = held = (piece, left, right)
         return held[1], held[2]
 
+    def finite_factors(self, piece: Product, dtype: Any) -> bool:
+        """Whether every number of the factors is finite; looked at once while they are in use."""
+        if id(piece) not in self._finite:
+            pair = self.factors(piece, dtype)
+            self._finite[id(piece)] = all(bool(np.isfinite(factor).all()) for factor in pair)
+        return self._finite[id(piece)]
+
     def forget_tensor(self) -> None:
         """Drop what belongs to one tensor: the merge moved on to another."""
         self._factors.clear()
+        self._finite.clear()
         self.held = None

@@ -142,6 +142,24 @@ def test_fine_tunes_on_a_target(
         assert plainly(equipment) == streamed
 
 
+@pytest.mark.parametrize("pattern", [0x7FFFFFFF, 0x7FC00000, 0x7F800000])
+def test_a_lora_with_a_broken_number_is_refused_whatever_its_bits(
+    tmp_path: Path, pattern: int
+) -> None:
+    """Rounded carelessly, a NaN with a full payload would be a zero."""
+    opened = save({"layers.0.weight": torch.ones(8, 16).bfloat16()}, tmp_path / "base")
+    factors = {
+        "layers.0.lora_A.weight": torch.ones(4, 16),
+        "layers.0.lora_B.weight": torch.ones(8, 4),
+    }
+    factors["layers.0.lora_B.weight"].view(torch.int32)[5, 1] = pattern
+    equipment = put_on(
+        opened, opened, [(lora(factors, tmp_path / "ann", r=4, lora_alpha=4), "0.5")]
+    )
+    with pytest.raises(MergeError, match=r"`layers.0.weight` of ann holds"):
+        write_model(equipment, tmp_path / "out", {})
+
+
 def test_what_goes_wrong_in_a_direct_merge_is_said_as_ever(tmp_path: Path) -> None:
     base = {"layers.0.weight": torch.ones(200, 300).bfloat16()}
     opened = save(base, tmp_path / "base")

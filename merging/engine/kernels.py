@@ -17,7 +17,7 @@ from vectors.tensorfile.compiled import intrinsic, njit, types
 
 KERNEL = "2"
 RUN = 4096  # elements of a run: 16 KB of float32
-WIDTH = 1024  # columns of a low-rank product at a time
+WIDTH = 2048  # columns of a low-rank product at a time
 
 
 @intrinsic

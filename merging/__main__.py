@@ -86,6 +86,11 @@ def _parser() -> argparse.ArgumentParser:
         help="merge models although they do not come from the foundation",
     )
     add(
+        "--larv",
+        action="store_true",
+        help="scale each vector layer by layer before the merge (arXiv 2602.09413); slow",
+    )
+    add(
         "--explain", action="store_true", help="say what would happen to the tensors; write nothing"
     )
     add(
@@ -170,7 +175,11 @@ def _run(options: argparse.Namespace) -> None:
     here = path.resolve().parent if path is not None else Path.cwd()
     roots = [*options.models, here]
     with equip_locally(
-        document, roots, unrelated=options.unrelated, device=options.device
+        document,
+        roots,
+        unrelated=options.unrelated,
+        device=options.device,
+        larv=options.larv,
     ) as local:
         if options.explain:
             from merging.engine.describe import explanation
@@ -234,7 +243,8 @@ def _write_without_target(
 
 
 def _recipe_text(options: argparse.Namespace, local: LocalEquipment, path: Path | None) -> bytes:
-    as_given = path is not None and path.suffix.lower() != ".json" and options.seed is None
+    changed = options.seed is not None or options.larv
+    as_given = path is not None and path.suffix.lower() != ".json" and not changed
     text = path.read_text("utf-8") if path is not None and as_given else local.as_yaml()
     return text.encode()
 

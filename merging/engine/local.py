@@ -38,9 +38,16 @@ class LocalEquipment:
 
 @contextmanager
 def equip_locally(
-    document: Document, roots: list[Path], *, unrelated: bool = False, device: str = "cpu"
+    document: Document,
+    roots: list[Path],
+    *,
+    unrelated: bool = False,
+    device: str = "cpu",
+    larv: bool = False,
 ) -> Iterator[LocalEquipment]:
     """Open the folders a recipe names (as given, or below one of ``roots``) and equip.
+
+    With ``larv`` each vector is scaled layer by layer first (see ``merging.engine.larv``).
 
     Raises Problem when a folder, shard or tensor is missing or does not fit, or (unless
     ``unrelated``) when a model was not trained from the foundation, before anything is computed.
@@ -53,6 +60,13 @@ def equip_locally(
             equipment = _equip_slices(recipe, folders, unrelated, device)
         else:
             equipment = _equip_models(recipe, folders, unrelated, device)
+        if larv:
+            if recipe.slices:
+                raise RecipeError(_("LARV needs whole models: it does not go with slices."))
+            from .larv import with_larv  # it decomposes matrices: loaded where it is wanted
+
+            recipe = with_larv(equipment)
+            equipment = _equip_models(recipe, folders, True, device)
         yield LocalEquipment(
             equipment,
             files_beside(document, equipment, folders),

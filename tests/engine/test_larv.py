@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from merging.__main__ import main
 from merging.engine.errors import RecipeError
 from merging.engine.larv import with_larv
 from merging.engine.recipe import recipe_from_json
@@ -78,3 +79,27 @@ def test_a_schedule_of_ones_own_is_not_overwritten(tmp_path: Path) -> None:
     again = equip(scaled, target=opened, foundation=opened, terms=[source])
     with pytest.raises(RecipeError, match="ann has a weight of its own for each layer"):
         with_larv(again)
+
+
+def test_the_command_writes_the_weights_it_found(tmp_path: Path) -> None:
+    """The recipe beside the result gives the same file again, without another look."""
+    base = state(0)
+    for seed, name in enumerate(("base", "a", "b")):
+        move = state(seed, 0.1 if seed else 0.0)
+        save({key: base[key] + move[key] for key in base}, tmp_path / name)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "merge_method: task_arithmetic\nbase_model: base\nmodels:\n"
+        "  - model: a\n    parameters: {weight: 0.5}\n"
+        "  - model: b\n    parameters: {weight: 0.7}\n"
+    )
+    assert main([str(recipe), str(tmp_path / "one"), "--larv", "--quiet"]) == 0
+    written = tmp_path / "one" / "recipe.yaml"
+    assert "filter: model.layers." in written.read_text()
+    again = [str(written), str(tmp_path / "two"), "--models", str(tmp_path), "--quiet"]
+    assert main(again) == 0
+    plain = [str(recipe), str(tmp_path / "three"), "--quiet"]
+    assert main(plain) == 0
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert files[0] == files[1]
+    assert files[0] != (tmp_path / "three" / "model.safetensors").read_bytes()

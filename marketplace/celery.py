@@ -39,10 +39,9 @@ def sweep_once() -> None:
     """Beat, sweep, drop expired uploads; an error is logged, and the next round tries again."""
     from django.db import connections
 
-    from merging.opening import trim_kept_results
     from vectors import leases, uploads
 
-    for step in (leases.beat, leases.sweep_all, uploads.expire_uploads, trim_kept_results):
+    for step in (leases.beat, leases.sweep_all, uploads.expire_uploads):
         try:
             step()
         except Exception:

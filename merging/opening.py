@@ -13,7 +13,7 @@ from django.conf import settings
 from merging.engine.align import TermSource
 from merging.engine.kernels import KERNEL
 from merging.engine.recipe import Recipe
-from merging.engine.results import FolderResults, trim_results
+from merging.engine.results import FolderResults
 from merging.engine.run import Equipment, equip
 from merging.engine.tokens import TABLES, TOKENIZER_FILES, Vocabulary, read_tokens
 from merging.models import EquippedModel
@@ -89,12 +89,8 @@ def _read_vocabulary(files: tuple[tuple[str, str], ...], label: str) -> Vocabula
 def kept_results(recipe: Recipe) -> FolderResults:
     """Where the updates of a whole-tensor method are kept, so that each is computed once."""
     identity = hashlib.sha256(f"{recipe.hash}\n{KERNEL}".encode()).hexdigest()
-    return FolderResults(Path(settings.ARMORY_RESULTS), identity)
-
-
-def trim_kept_results() -> None:
-    """Keep the folder of kept results within its limit."""
-    trim_results(Path(settings.ARMORY_RESULTS), settings.ARMORY_RESULTS_BYTES)
+    folder, limit = Path(settings.ARMORY_RESULTS), settings.ARMORY_RESULTS_BYTES
+    return FolderResults(folder, identity, limit)
 
 
 @contextmanager

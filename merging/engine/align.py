@@ -14,6 +14,7 @@ from vectors.tensorfile.checkpoint import Checkpoint, TensorLike
 from vectors.tensorfile.dtypes import DTYPES
 from vectors.tensorfile.lora import Adapter
 from vectors.tensorfile.names import match_names
+from vectors.tensorfile.numbers import compute_dtype
 
 from .decisions import Choice, Decision, Decisions
 from .errors import MergeError, _
@@ -74,6 +75,11 @@ class PlannedTensor:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.source.shape
+
+    @property
+    def compute_dtype(self) -> Any:
+        """The numpy type that the tensor is computed in."""
+        return compute_dtype(self.source.dtype, self.out_dtype)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import numpy as np
 
 from vectors.tensorfile.dtypes import DTYPES
 from vectors.tensorfile.names import VOCABULARY
-from vectors.tensorfile.numbers import compute_dtype, narrow
+from vectors.tensorfile.numbers import narrow
 
 from .algebra import single_source
 from .align import MERGED, UNTOUCHED, PlannedTensor
@@ -69,7 +69,7 @@ class Combination:
         Raises MergeError where the result holds an infinity or a NaN.
         """
         raw = work.array("out", (hi - lo) * DTYPES[tensor.out_dtype].size, np.uint8)
-        dtype = compute_dtype(tensor.source.dtype, tensor.out_dtype)
+        dtype = tensor.compute_dtype
         block = Block(tensor.source, tensor.pieces, lo, hi, dtype, work)
         if tensor.case != MERGED:
             narrow(block.target(), tensor.out_dtype, raw)
@@ -99,7 +99,7 @@ class Combination:
 
         For methods on deltas the very numbers that ``merge`` adds before it rounds.
         """
-        dtype = compute_dtype(tensor.source.dtype, tensor.out_dtype)
+        dtype = tensor.compute_dtype
         if tensor.case != MERGED:
             return np.zeros(hi - lo, dtype)
         block = Block(tensor.source, tensor.pieces, lo, hi, dtype, work)
@@ -157,7 +157,7 @@ class Combination:
         return found
 
     def _whole(self, tensor: PlannedTensor, work: Workspace) -> Whole:
-        dtype = compute_dtype(tensor.source.dtype, tensor.out_dtype)
+        dtype = tensor.compute_dtype
         return Whole(tensor.source, tensor.pieces, dtype, work)
 
     def _is_whole(self, tensor: PlannedTensor) -> bool:

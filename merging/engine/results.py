@@ -15,9 +15,13 @@ import numpy as np
 
 
 class FolderResults:
-    """Updates of one recipe in a folder, one file a tensor; complete files only, by rename."""
+    """Updates of one recipe in a folder, one file a tensor; complete files only, by rename.
 
-    def __init__(self, folder: Path, identity: str) -> None:
+    ``limit`` bounds the bytes of all recipes' results in ``folder``: see `trim_results`.
+    """
+
+    def __init__(self, folder: Path, identity: str, limit: int | None = None) -> None:
+        self._root, self._limit = folder, limit
         self._folder = folder / identity[:2] / identity
 
     def get(self, name: str) -> np.ndarray | None:
@@ -38,6 +42,8 @@ class FolderResults:
                 with os.fdopen(descriptor, "wb") as handle:
                     np.save(handle, update, allow_pickle=False)
                 os.replace(partial, self._path(name))
+                if self._limit is not None:
+                    trim_results(self._root, self._limit)
             except OSError:
                 os.unlink(partial)
         except OSError:

@@ -199,11 +199,6 @@ def _length(part: Slice) -> int:
     return last - first
 
 
-def layer_count(recipe: Recipe) -> int:
-    """Number of layers of the result."""
-    return sum(map(_length, recipe.slices))
-
-
 def layers_of(recipe: Recipe) -> list[tuple[str, int]]:
     """For each layer of the result, the model and layer that it is put on."""
     return [

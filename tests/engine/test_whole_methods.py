@@ -143,3 +143,13 @@ def test_the_longest_unused_results_go_first(tmp_path: Path) -> None:
     assert second.get("x") is not None
     assert trim_results(tmp_path, 0) == 3 * size
     assert trim_results(tmp_path / "none", 0) == 0
+
+
+def test_what_is_kept_makes_room_for_itself(tmp_path: Path) -> None:
+    FolderResults(tmp_path, "aa" * 32).put("x", np.zeros(1000))
+    (path,) = tmp_path.rglob("*.npy")
+    os.utime(path, (1, 1))
+    newer = FolderResults(tmp_path, "bb" * 32, limit=path.stat().st_size)
+    newer.put("x", np.ones(1000))
+    assert not path.exists()
+    assert newer.get("x") is not None

@@ -4,8 +4,8 @@ from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
 from django.urls import include, path
 
-from marketplace.api.models import list_models
 from marketplace.health import healthz
+from marketplace.hub import urls as hub_urls
 from marketplace.views import home, profile
 from merging import urls as merging_urls
 from vectors import upload_urls
@@ -20,7 +20,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("accounts/", include("allauth.account.urls")),
     path("i18n/", include("django.conf.urls.i18n")),
-    path("api/models", list_models, name="api_models"),
+    *hub_urls.urlpatterns,
     *merging_urls.urlpatterns,
     *vectors_urls.urlpatterns,
     path("uploads/", include(upload_urls)),

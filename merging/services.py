@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -17,12 +17,16 @@ from merging.engine.recipe import Recipe, make_recipe
 from merging.engine.rules import Rule
 from merging.models import SLUG_DIGITS, Equip, EquippedModel, EquippedTerm
 from merging.opening import opened_recipe
-from vectors.access import may_equip
+from vectors.access import may_equip, may_see
 from vectors.detect import by_name
 from vectors.models import Foundation, Vector, Version
 
 # A version, its coefficient and, where it has some, its own parameters.
 Terms = Sequence[tuple[Version, Decimal] | tuple[Version, Decimal, Mapping[str, Any]]]
+
+
+class NotGranted(RecipeError):
+    """A part of the recipe may be seen but not used by the one who asks."""
 
 
 def find_version(text: str, user: Any) -> Version:
@@ -46,8 +50,13 @@ def find_version(text: str, user: Any) -> Version:
     if found and number:
         digits = number.removeprefix("v")
         version = found[0].versions.filter(number=int(digits)).first() if digits.isdigit() else None
-    if version is None or not may_equip(user, version):
+    if version is None or not may_see(user, version):
         raise RecipeError(_("There is no vector called `%(name)s` here."), name=text.strip()[:120])
+    if not may_equip(user, version):
+        raise NotGranted(
+            _("%(vector)s is not open to everyone. Its page says how to get it: /%(vector)s"),
+            vector=str(version.vector),
+        )
     return version
 
 
@@ -59,6 +68,8 @@ def find_target(text: str, user: Any) -> tuple[Foundation, Version | None]:
         return foundation, None
     try:
         version = find_version(text, user)
+    except NotGranted:
+        raise
     except RecipeError:
         raise RecipeError(
             _("There is no foundation or full fine-tune called `%(name)s` here."), name=text[:120]
@@ -189,7 +200,7 @@ def make_equipped(
                 foundation=foundation.repo_id,
             )
         if not may_equip(user, version):
-            raise RecipeError(_("%(vector)s is not for you to equip."), vector=str(version.vector))
+            raise NotGranted(_("%(vector)s is not for you to equip."), vector=str(version.vector))
     recipe = make_recipe(
         foundation=foundation.fingerprint,
         target=target.digest if target else foundation.fingerprint,
@@ -257,7 +268,30 @@ def count_equip(row: EquippedModel, *, user: Any, visit: str) -> None:
 
 def may_use(row: EquippedModel, user: Any) -> bool:
     """Whether ``user`` may download the equipped model: a right to each of its parts."""
-    versions = [term.version for term in row.terms.select_related("version")]
+    return not missing_grants(row, user)
+
+
+def missing_grants(row: EquippedModel, user: Any) -> list[Version]:
+    """The parts of the recipe that ``user`` may not equip."""
+    return [part for part in parts_of(row) if not any(may_equip(user, v) for v in _same(part))]
+
+
+def may_see_recipe(row: EquippedModel, user: Any) -> bool:
+    """Whether ``user`` may know of the recipe: whether they may of each of its parts."""
+    return all(any(may_see(user, v) for v in _same(part)) for part in parts_of(row))
+
+
+def parts_of(row: EquippedModel) -> list[Version]:
+    """The versions that the recipe is made of: its terms', and its target."""
+    versions = [term.version for term in row.terms.select_related("version__vector")]
     if row.target is not None:
         versions.append(row.target)
-    return all(may_equip(user, version) for version in versions)
+    return versions
+
+
+def _same(version: Version) -> Iterator[Version]:
+    """The version, and others with the very same content: equal recipes are one recipe, and who
+    has a right to any of them has the bytes."""
+    yield version
+    twins = Version.objects.filter(digest=version.digest, foundation=version.foundation_id)
+    yield from twins.exclude(pk=version.pk).select_related("vector")

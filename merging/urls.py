@@ -14,9 +14,4 @@ urlpatterns = [
         name="equipped_difference",
     ),
     path("equipped/<slug:slug>", views.equipped, name="equipped"),
-    path(
-        "equipped/<slug:slug>/resolve/<str:rev>/<path:path>",
-        views.equipped_file,
-        name="equipped_file",
-    ),
 ]

@@ -104,27 +104,6 @@ def equipped(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 @require_safe
-def equipped_file(request: HttpRequest, slug: str, rev: str, path: str) -> HttpResponseBase:
-    """One file of the equipped repository, computed while it leaves."""
-    row = _equipped(request, slug)
-    if rev not in (MAIN, row.hash[:40]):
-        raise Http404
-    with closing(Opened(row)) as opened:
-        file = opened.files.get(path)
-    if file is None:
-        raise Http404
-    return ranged_response(
-        request,
-        size=file.size,
-        etag=file.etag,
-        content_type=content_type_of(path),
-        file_name=path.rsplit("/", 1)[-1],
-        open_range=lambda start, stop: Opened(row).read(path, start, stop),
-        headers={"X-Repo-Commit": row.hash[:40]},
-    )
-
-
-@require_safe
 def equipped_zip(request: HttpRequest, slug: str) -> HttpResponseBase:
     """The whole repository as one .zip of known length."""
     row = _equipped(request, slug)
@@ -228,7 +207,7 @@ def _terms(request: HttpRequest) -> list[tuple[Any, Decimal]]:
 
 
 def _file_row(row: EquippedModel, file: Any) -> dict[str, Any]:
-    url = reverse("equipped_file", args=[row.slug, MAIN, file.path])
+    url = reverse("resolve", args=["equipped", row.slug, MAIN, file.path])
     return {
         "path": file.path,
         "size": file.size,

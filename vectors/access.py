@@ -1,32 +1,70 @@
-"""Who may see and use what. This module owns the question and asks nobody above.
+"""Who may see, read and use what. This module owns the question and asks nobody above.
 
-A published version may be seen and equipped by everyone; a draft or a withdrawn version only by
-its owner.
+A published version of a public vector may be seen by everyone, of a private one by its owner and
+those who have a grant; a draft or a withdrawn version only by its owner. To read a version's files
+or to equip it takes a grant as well, unless its vector is open. Equipping is reading: whoever has
+``θ + τ`` and θ has τ.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from vectors.models import Vector, Version
+from vectors.models import Access, Foundation, Grant, Vector, Version, Visibility
 
 
 def may_see(user: Any, version: Version) -> bool:
-    """Whether ``user`` (possibly anonymous) may see the version's page and files."""
-    return version.state == Version.State.PUBLISHED or _owns(user, version.owner_id)
+    """Whether ``user`` (possibly anonymous) may see the version's page and the list of files."""
+    if owns(user, version):
+        return True
+    vector = version.vector
+    if version.state != Version.State.PUBLISHED or vector is None:
+        return False
+    return vector.visibility == Visibility.PUBLIC or has_grant(user, vector)
+
+
+def may_read(user: Any, version: Version) -> bool:
+    """Whether ``user`` may have the bytes of the version's files."""
+    if owns(user, version):
+        return True
+    vector = version.vector
+    if vector is None or not may_see(user, version):
+        return False
+    return vector.access == Access.OPEN or has_grant(user, vector)
 
 
 def may_equip(user: Any, version: Version) -> bool:
     """Whether ``user`` may put the version on a model."""
-    if version.state == Version.State.PUBLISHED:
-        return True
-    return version.state == Version.State.WITHDRAWN and _owns(user, version.owner_id)
+    return version.state in (Version.State.PUBLISHED, Version.State.WITHDRAWN) and may_read(
+        user, version
+    )
 
 
 def may_edit(user: Any, vector: Vector) -> bool:
     """Whether ``user`` may change the vector's page or publish versions of it."""
-    return _owns(user, vector.owner_id)
+    return bool(user.is_authenticated and user.pk == vector.owner_id)
 
 
-def _owns(user: Any, owner_id: int) -> bool:
-    return bool(user.is_authenticated and user.pk == owner_id)
+def has_grant(user: Any, vector: Vector) -> bool:
+    """Whether ``user`` was given, bought or swapped the right to use the vector."""
+    return bool(
+        user.is_authenticated and Grant.objects.filter(user=user, vector_id=vector.pk).exists()
+    )
+
+
+def owns(user: Any, version: Version) -> bool:
+    """Whether the version is the user's own."""
+    return bool(user.is_authenticated and user.pk == version.owner_id)
+
+
+def is_open(owner: Foundation | Version) -> bool:
+    """Whether everybody may have the bytes: caches may keep them then."""
+    if isinstance(owner, Foundation):
+        return True
+    vector = owner.vector
+    return (
+        owner.state == Version.State.PUBLISHED
+        and vector is not None
+        and vector.visibility == Visibility.PUBLIC
+        and vector.access == Access.OPEN
+    )

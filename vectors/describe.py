@@ -7,7 +7,7 @@ from typing import Any
 
 from vectors.cards import list_of, read_card, render, text_of
 from vectors.errors import Refusal, _
-from vectors.models import Foundation, Repository, Vector
+from vectors.models import Claim, Foundation, Repository, Vector
 from vectors.search import index_text
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
@@ -61,10 +61,13 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_free(namespace: str, name: str) -> None:
-    """Refuse an id that a foundation or a vector already has."""
-    for model in (Foundation, Vector):
-        if model._default_manager.filter(namespace__iexact=namespace, name__iexact=name).exists():
+def check_free(namespace: str, name: str, *, but: Claim | None = None) -> None:
+    """Refuse an id that a foundation or a vector already has, or a claim other than ``but``."""
+    for model in (Foundation, Vector, Claim):
+        taken = model._default_manager.filter(namespace__iexact=namespace, name__iexact=name)
+        if model is Claim and but is not None:
+            taken = taken.exclude(pk=but.pk)
+        if taken.exists():
             raise Refusal(
                 _("%(id)s already exists. Choose another name, or publish a new version of it."),
                 id=f"{namespace}/{name}",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from django.db import transaction
 
+from vectors.commits import commit_of
 from vectors.describe import check_free, check_name, describe, fields_from_card
 from vectors.drawing import sigil
 from vectors.dropping import discard, hold
@@ -85,6 +86,8 @@ def add_foundation(
             foundation.files.create(path=path, blob=_keep(file))
         if card is not None:
             foundation.files.create(path=CARD, blob=store_bytes(card.encode()))
+        foundation.commit = commit_of(foundation)
+        foundation.save(update_fields=["commit"])
     return foundation
 
 

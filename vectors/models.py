@@ -14,10 +14,14 @@ from vectors.leases import LeasedJob, WorkerBeat
 from vectors.querysets import FoundationQuerySet, VectorQuerySet, VersionQuerySet
 
 __all__ = [
+    "AccessRequest",
     "Blob",
+    "Claim",
     "Foundation",
+    "Grant",
     "Inspection",
     "Like",
+    "Ref",
     "RepositoryFile",
     "Upload",
     "UploadPart",
@@ -60,6 +64,7 @@ class Repository(models.Model):
     search_text = models.TextField(blank=True)
     equips = models.PositiveIntegerField(default=0)
     likes = models.PositiveIntegerField(default=0)
+    downloads = models.PositiveIntegerField(default=0)
     created = models.DateTimeField(auto_now_add=True)
     updated = models.DateTimeField(auto_now=True)
 
@@ -99,6 +104,7 @@ class Foundation(Repository):
     dtype = models.CharField(max_length=10)
     manifest = models.JSONField()
     sigil = models.TextField(blank=True)
+    commit = models.CharField(max_length=40, blank=True)
     added_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
@@ -111,9 +117,33 @@ class Foundation(Repository):
         ]
 
 
-class Vector(Repository):
-    """An ability somebody taught a foundation. Its content lives in immutable versions."""
+class Visibility(models.TextChoices):
+    PUBLIC = "public", _("public")
+    PRIVATE = "private", _("private")
 
+
+class Access(models.TextChoices):
+    """What it takes to read a vector that one may see."""
+
+    OPEN = "open", _("open to everyone")
+    AUTO = "auto", _("open to everyone who signs in and asks")
+    MANUAL = "manual", _("open to those the owner lets in")
+    PAID = "paid", _("for sale")
+
+
+class Vector(Repository):
+    """An ability somebody taught a foundation. Its content lives in immutable versions.
+
+    ``visibility`` says who sees that it exists, ``access`` what it takes to read and equip it
+    (a ``Grant``, unless it is open); ``vectors.access`` answers both.
+    """
+
+    visibility = models.CharField(
+        max_length=8, choices=Visibility, default=Visibility.PUBLIC, db_default=Visibility.PUBLIC
+    )
+    access = models.CharField(
+        max_length=8, choices=Access, default=Access.OPEN, db_default=Access.OPEN
+    )
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="vectors"
     )
@@ -139,6 +169,32 @@ class Vector(Repository):
         ]
 
 
+class Claim(models.Model):
+    """A repository id that a client has created and in which nothing is published yet.
+
+    It ends when its first version is published: the vector takes over what it says.
+    """
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="claims"
+    )
+    namespace = models.CharField(max_length=96)
+    name = models.CharField(max_length=96)
+    visibility = models.CharField(max_length=8, choices=Visibility, default=Visibility.PUBLIC)
+    access = models.CharField(max_length=8, choices=Access, default=Access.OPEN)
+    created = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["namespace", "name"], name="claim_repo_id")]
+
+    @property
+    def repo_id(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    def __str__(self) -> str:
+        return self.repo_id
+
+
 class Version(models.Model):
     """One immutable state of a vector.
 
@@ -148,6 +204,8 @@ class Version(models.Model):
 
     A draft (everything before ``published``) belongs to its owner and has no vector yet, unless
     it is meant as the next version of an existing one. ``draft`` holds what the wizard collected.
+    One that a client pushed has its ``commit`` and ``message`` from the start, belongs to a
+    ``claim`` while its repository has no vector, and publishes itself when it fits.
     """
 
     class State(models.TextChoices):
@@ -175,7 +233,12 @@ class Version(models.Model):
     vector = models.ForeignKey(
         Vector, null=True, blank=True, on_delete=models.CASCADE, related_name="versions"
     )
+    claim = models.ForeignKey(
+        Claim, null=True, blank=True, on_delete=models.CASCADE, related_name="versions"
+    )
     number = models.PositiveIntegerField(null=True, blank=True)
+    commit = models.CharField(max_length=40, blank=True, db_index=True)
+    message = models.CharField(max_length=200, blank=True)
     foundation = models.ForeignKey(
         Foundation, null=True, blank=True, on_delete=models.PROTECT, related_name="versions"
     )
@@ -350,3 +413,72 @@ class Like(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["user", "vector"], name="like_once")]
+
+
+class Grant(models.Model):
+    """The right of one user to read and equip one vector, whatever its versions."""
+
+    class Origin(models.TextChoices):
+        GIVEN = "given", _("given by the owner")
+        ASKED = "asked", _("asked for")
+        BOUGHT = "bought", _("bought")
+        SWAPPED = "swapped", _("swapped")
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="grants"
+    )
+    vector = models.ForeignKey(Vector, on_delete=models.CASCADE, related_name="grants")
+    origin = models.CharField(max_length=8, choices=Origin, default=Origin.GIVEN)
+    created = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "vector"], name="grant_once")]
+
+    def __str__(self) -> str:
+        return f"{self.user} may use {self.vector}"
+
+
+class AccessRequest(models.Model):
+    """Somebody asks to be let in.
+
+    pending ⇄ accepted (with a grant) ⇄ rejected
+    """
+
+    class State(models.TextChoices):
+        PENDING = "pending", _("waiting for an answer")
+        ACCEPTED = "accepted", _("accepted")
+        REJECTED = "rejected", _("rejected")
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="access_requests"
+    )
+    vector = models.ForeignKey(Vector, on_delete=models.CASCADE, related_name="access_requests")
+    state = models.CharField(max_length=8, choices=State, default=State.PENDING)
+    reason = models.CharField(max_length=400, blank=True)
+    created = models.DateTimeField(auto_now_add=True)
+    decided = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user", "vector"], name="access_request_once")
+        ]
+
+
+class Ref(models.Model):
+    """A name that its owner gave to a version: a branch or a tag of the hub protocol."""
+
+    class Kind(models.TextChoices):
+        BRANCH = "branch", _("branch")
+        TAG = "tag", _("tag")
+
+    vector = models.ForeignKey(Vector, on_delete=models.CASCADE, related_name="refs")
+    kind = models.CharField(max_length=6, choices=Kind)
+    name = models.CharField(max_length=200)
+    version = models.ForeignKey(Version, on_delete=models.CASCADE, related_name="refs")
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["vector", "name"], name="ref_once")]
+
+    def __str__(self) -> str:
+        return self.name

@@ -29,7 +29,10 @@ class FoundationQuerySet(models.QuerySet["Foundation"]):
     def with_counts(self) -> FoundationQuerySet:
         """Each with ``vector_count``, the number of its published vectors; busiest first."""
         return self.annotate(
-            vector_count=Count("vectors", filter=Q(vectors__current__state="published"))
+            vector_count=Count(
+                "vectors",
+                filter=Q(vectors__current__state="published", vectors__visibility="public"),
+            )
         ).order_by("-vector_count", "namespace", "name")
 
     def by_repo_id(self, repo_id: str) -> FoundationQuerySet:
@@ -39,7 +42,17 @@ class FoundationQuerySet(models.QuerySet["Foundation"]):
 
 class VectorQuerySet(models.QuerySet["Vector"]):
     def published(self) -> VectorQuerySet:
-        return self.filter(current__state="published")
+        """What everybody finds: on the shelves, and not private."""
+        return self.filter(current__state="published", visibility="public")
+
+    def visible_to(self, user: Any) -> VectorQuerySet:
+        """The published ones and, of one's own and those one has a grant for, the private too."""
+        everybody = Q(current__state="published", visibility="public")
+        if not user.is_authenticated:
+            return self.filter(everybody)
+        granted = Q(current__state="published", pk__in=user.grants.values("vector"))
+        own = Q(owner=user, current__isnull=False)
+        return self.filter(everybody | own | granted)
 
     def for_cards(self) -> VectorQuerySet:
         """With everything a card shows, in one query."""
@@ -87,7 +100,12 @@ class VectorQuerySet(models.QuerySet["Vector"]):
 
 class VersionQuerySet(models.QuerySet["Version"]):
     def published(self) -> VersionQuerySet:
+        """Every version on the shelves, of private vectors too."""
         return self.filter(state="published")
+
+    def public(self) -> VersionQuerySet:
+        """The versions on the shelves that everybody may hear of."""
+        return self.filter(state="published", vector__visibility="public")
 
     def drafts_of(self, user: Any) -> VersionQuerySet:
         """Unfinished uploads of ``user``, newest first."""

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from vectors import leases, search, uploads
 from vectors.cards import read_card
+from vectors.commits import commit_of
 from vectors.describe import check_free, check_name, describe, fields_from_card
 from vectors.detect import guess_foundation, named_bases
 from vectors.drawing import sigil
@@ -172,7 +173,7 @@ def inspect_files(version: Version, foundation: Foundation, on_progress: Any) ->
     try:
         findings = inspect(files, foundation, base, on_progress)
         twin = (
-            Version.objects.published()
+            Version.objects.public()
             .filter(digest=findings.digest, foundation=foundation)
             .exclude(pk=version.pk)
             .first()
@@ -235,13 +236,16 @@ def publish(
     values = fields if fields is not None else fields_from_card(text)
     namespace = version.owner.get_username()
     with transaction.atomic():
-        vector = version.vector
+        vector, claim = version.vector, version.claim
         if vector is None:
+            name = claim.name if claim else name
             check_name(name)
-            check_free(namespace, name)
+            check_free(namespace, name, but=claim)
             vector = Vector(
                 namespace=namespace, name=name, owner=version.owner, foundation=version.foundation
             )
+            if claim:
+                vector.visibility, vector.access = claim.visibility, claim.access
         describe(vector, text, values)
         vector.save()
         last = vector.versions.aggregate(last=Max("number"))["last"] or 0
@@ -249,11 +253,16 @@ def publish(
             version,
             Version.State.PUBLISHED,
             vector=vector,
+            claim=None,
             number=last + 1,
             card=text,
             published=timezone.now(),
             draft={},
+            commit=commit_of(version),
         )
+        if claim:
+            claim.versions.update(vector=vector, claim=None)
+            claim.delete()
         vector.current = version
         vector.save(update_fields=["current"])
         search.index(vector)

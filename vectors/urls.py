@@ -19,7 +19,6 @@ urlpatterns = [
 
 # Last of all addresses: any two words may be a repository.
 repository_patterns = [
-    path("<str:namespace>/<str:name>/resolve/<str:rev>/<path:path>", views.resolve, name="resolve"),
     path("<str:namespace>/<str:name>/like", views.like, name="like"),
     path("<str:namespace>/<str:name>/cover", views.change_cover, name="change_cover"),
     path("<str:namespace>/<str:name>/shelf", views.change_shelf, name="change_shelf"),

@@ -18,7 +18,7 @@ from vectors.covers import remove_cover, set_cover
 from vectors.describe import suggested_coefficient
 from vectors.downloads import blob_response
 from vectors.errors import Refusal, explain
-from vectors.models import Blob, Foundation, RepositoryFile, Vector, Version
+from vectors.models import Blob, Foundation, Vector, Version
 from vectors.tensorfile.errors import Problem
 
 MAIN = "main"
@@ -192,49 +192,6 @@ def usage_snippets(
             ),
         }
     ]
-
-
-@require_safe
-def resolve(
-    request: HttpRequest, namespace: str, name: str, rev: str, path: str
-) -> HttpResponseBase:
-    """One stored file of a foundation or of a vector's version (``main``, ``v2``)."""
-    foundation = Foundation.objects.filter(namespace=namespace, name=name).first()
-    owner: Foundation | Version
-    if foundation is None:
-        owner = _version_at(_vector(request, namespace, name), rev, request)
-    elif rev in (MAIN, foundation.fingerprint[:40]):
-        owner = foundation
-    else:
-        raise Http404
-    files = RepositoryFile.objects.select_related("blob").filter(path=path)
-    file = get_object_or_404(
-        files.filter(foundation=owner)
-        if isinstance(owner, Foundation)
-        else files.filter(version=owner)
-    )
-    return blob_response(
-        request,
-        file.blob,
-        path.rsplit("/", 1)[-1],
-        content_type=content_type_of(path),
-        headers={"X-Repo-Commit": commit_of(owner)},
-    )
-
-
-def commit_of(owner: Foundation | Version) -> str:
-    """The immutable revision of a repository: 40 digits of the hash of its content."""
-    return (owner.fingerprint if isinstance(owner, Foundation) else owner.digest)[:40]
-
-
-def _version_at(vector: Vector, rev: str, request: HttpRequest) -> Version:
-    if rev == MAIN and vector.current is not None:
-        return vector.current
-    for version in vector.versions.exclude(number=None):
-        names = (f"v{version.number}", version.digest[:40])
-        if rev in names and may_see(request.user, version):
-            return version
-    raise Http404
 
 
 def content_type_of(path: str) -> str:

@@ -1,0 +1,57 @@
+"""Access tokens: made once, shown once, kept as a hash, taken back at any time."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Q
+from django.utils import timezone
+
+from marketplace.models import AccessToken, Scope
+
+PREFIX = "arm_"
+TOUCH_EVERY = timedelta(minutes=5)  # a use is noted no more often: reads do not write
+
+
+def make_token(
+    *, user: Any, name: str, scope: str = Scope.READ, expires: datetime | None = None
+) -> tuple[str, AccessToken]:
+    """A new token and its row. The text is nowhere to be had again."""
+    text = PREFIX + secrets.token_urlsafe(32)
+    row = AccessToken.objects.create(
+        user=user,
+        name=name[:80],
+        scope=scope,
+        digest=digest_of(text),
+        hint=text[-4:],
+        expires=expires,
+    )
+    return text, row
+
+
+def find_token(text: str) -> AccessToken | None:
+    """The token that ``text`` is; None when there is none, or no longer."""
+    now = timezone.now()
+    row = (
+        AccessToken.objects.select_related("user")
+        .filter(Q(expires=None) | Q(expires__gt=now), digest=digest_of(text), revoked=None)
+        .first()
+    )
+    if row is None or not row.user.is_active:
+        return None
+    if row.last_used is None or row.last_used < now - TOUCH_EVERY:
+        AccessToken.objects.filter(pk=row.pk).update(last_used=now)
+    return row
+
+
+def revoke(token: AccessToken) -> None:
+    """From now on the token opens nothing."""
+    AccessToken.objects.filter(pk=token.pk, revoked=None).update(revoked=timezone.now())
+
+
+def digest_of(text: str) -> str:
+    """What is kept of a token. It is long and random, so a plain hash tells nothing of it."""
+    return hashlib.sha256(text.encode()).hexdigest()

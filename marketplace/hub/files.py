@@ -1,0 +1,76 @@
+"""Files of a repository as clients list and fetch them: stored, written, or computed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from vectors.downloads import read_blob
+from vectors.models import Blob
+
+POINTER_SIZE = 134  # about; clients show it and do nothing with it
+Read = Callable[[int, int], Iterator[bytes]]
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file. ``sha256`` is empty while nobody has hashed what is computed on its way out; its
+    ``etag`` then does not look like a SHA-256, because clients check those they are given."""
+
+    path: str
+    size: int
+    etag: str
+    read: Read = field(repr=False, compare=False)
+    sha256: str = ""
+    blob: Blob | None = None
+
+    @property
+    def oid(self) -> str:
+        """Its object id in git: that of the LFS pointer, or one that stands for the content."""
+        if not self.sha256:
+            return hashlib.sha256(self.etag.encode()).hexdigest()[:40]
+        return git_sha1(lfs_pointer(self.sha256, self.size))
+
+    def entry(self) -> dict[str, Any]:
+        """The file in a listing of the tree."""
+        entry: dict[str, Any] = {
+            "type": "file",
+            "path": self.path,
+            "size": self.size,
+            "oid": self.oid,
+        }
+        if self.sha256:
+            entry["lfs"] = {"oid": self.sha256, "size": self.size, "pointerSize": POINTER_SIZE}
+        return entry
+
+
+def stored_file(path: str, blob: Blob) -> HubFile:
+    """A file whose bytes are a blob."""
+    read = partial(read_blob, blob.sha256)
+    return HubFile(path, blob.size, blob.sha256, read, blob.sha256, blob)
+
+
+def written_file(path: str, content: bytes) -> HubFile:
+    """A small file whose bytes are at hand."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    return HubFile(path, len(content), sha256, partial(_slice, content), sha256)
+
+
+def _slice(content: bytes, start: int, stop: int) -> Iterator[bytes]:
+    yield content[start:stop]
+
+
+def lfs_pointer(sha256: str, size: int) -> bytes:
+    """The text that stands for a large file in git (git-lfs, pointer specification v1)."""
+    return (
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
+    )
+
+
+def git_sha1(content: bytes) -> str:
+    """The object id git gives ``content``: a name, not a guard, which is why SHA-1 will do."""
+    head = f"blob {len(content)}\0".encode()
+    return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()

@@ -1,0 +1,244 @@
+"""Downloads: what a repository is, what is in it, and the bytes of its files."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.utils.http import urlencode
+
+from marketplace.hub.counting import counted
+from marketplace.hub.errors import HubError, bad_request, entry_not_found
+from marketplace.hub.files import HubFile, git_sha1
+from marketplace.hub.info import info_of, iso
+from marketplace.hub.repositories import MAIN, Repository, Snapshot, at, find, split_revision
+from marketplace.hub.requests import Caller, endpoint, hub_view, segments_of
+from vectors.downloads import blob_response, ranged_response
+from vectors.errors import _
+from vectors.views import content_type_of
+
+TREE_PAGE = 1000
+HISTORY_PAGE = 50
+MAX_HEADER = 100 << 20  # of a safetensors file; the format's own limit
+
+
+@hub_view("GET", "HEAD")
+def model_info(request: HttpRequest, caller: Caller, repo_id: str, rev: str = "") -> HttpResponse:
+    """``GET /api/models/{id}`` and ``…/revision/{rev}``: clients pin the ``sha`` they find here."""
+    repository = find(repo_id, caller)
+    snapshot = at(repository, rev)
+    blobs = request.GET.get("blobs", "").lower() in ("1", "true")
+    return JsonResponse(info_of(repository, snapshot, blobs=blobs))
+
+
+@hub_view("GET", "HEAD")
+def tree(request: HttpRequest, caller: Caller, repo_id: str, rest: str) -> HttpResponse:
+    """``GET /api/models/{id}/tree/{rev}/{folder}``, in pages."""
+    repository = find(repo_id, caller)
+    segments = segments_of(request, rest, 3 + len(repo_id.split("/")))  # api/models/{id}/tree/
+    revision, folder = split_revision(repository, segments)
+    snapshot = at(repository, revision)
+    recursive = request.GET.get("recursive", "").lower() in ("1", "true")
+    rows = list(_entries(snapshot, folder.strip("/"), recursive))
+    if folder.strip("/") and not rows:
+        raise entry_not_found(repository.id, folder, snapshot.commit)
+    if request.GET.get("expand", "").lower() in ("1", "true"):
+        rows = [{**row, "lastCommit": _last_commit(snapshot)} for row in rows]
+    return _page(request, rows, TREE_PAGE)
+
+
+@hub_view("POST")
+def paths_info(request: HttpRequest, caller: Caller, repo_id: str, rev: str) -> HttpResponse:
+    """``POST /api/models/{id}/paths-info/{rev}``: the entries of the paths asked for."""
+    repository = find(repo_id, caller)
+    snapshot = at(repository, rev)
+    wanted = _wanted_paths(request)
+    rows = {row["path"]: row for row in _entries(snapshot, "", recursive=True)}
+    return JsonResponse(
+        [rows[path.strip("/")] for path in wanted if path.strip("/") in rows], safe=False
+    )
+
+
+@hub_view("GET", "HEAD")
+def refs(request: HttpRequest, caller: Caller, repo_id: str) -> HttpResponse:
+    """``GET /api/models/{id}/refs``: branches and tags."""
+    rows: dict[str, list[dict[str, str]]] = {"branch": [], "tag": []}
+    heads = {"branch": "refs/heads/", "tag": "refs/tags/"}
+    for name, (kind, commit) in find(repo_id, caller).names().items():
+        rows[kind].append({"name": name, "ref": heads[kind] + name, "targetCommit": commit})
+    return JsonResponse(
+        {"branches": rows["branch"], "tags": rows["tag"], "converts": [], "pullRequests": []}
+    )
+
+
+@hub_view("GET", "HEAD")
+def commits(request: HttpRequest, caller: Caller, repo_id: str, rev: str) -> HttpResponse:
+    """``GET /api/models/{id}/commits/{rev}``: the history from a revision on, newest first."""
+    repository = find(repo_id, caller)
+    newest = at(repository, rev).commit
+    history = repository.history()
+    start = next(i for i, each in enumerate(history) if each.commit == newest)
+    rows = [
+        {
+            "id": each.commit,
+            "title": each.message,
+            "message": "",
+            "authors": [{"user": each.author}],
+            "date": iso(each.created),
+        }
+        for each in history[start:]
+    ]
+    return _page(request, rows, HISTORY_PAGE)
+
+
+@hub_view("GET", "HEAD")
+def auth_check(request: HttpRequest, caller: Caller, repo_id: str, kind: str = "") -> HttpResponse:
+    """``GET /api/models/{id}/auth-check``: may the caller read it (``/write``: push to it)?"""
+    repository = find(repo_id, caller)
+    if kind == "write":
+        if caller.token is None:
+            raise HubError(401, _("Sign in first: `hf auth login`."))
+        repository.check_writable()
+    else:
+        check_readable(request, repository, repository.head())
+    return JsonResponse({})
+
+
+@hub_view("GET", "HEAD")
+def safetensors_metadata(
+    request: HttpRequest, caller: Caller, repo_id: str, path: str
+) -> HttpResponse:
+    """``GET /api/models/{id}/safetensors-metadata/{index}``: the headers of all shards at once."""
+    repository = find(repo_id, caller)
+    snapshot = at(repository, request.GET.get("revision", MAIN))
+    check_readable(request, repository, snapshot)
+    file = snapshot.files.get(path)
+    if file is None:
+        raise entry_not_found(repository.id, path, snapshot.commit)
+    if not path.endswith(".json"):
+        return JsonResponse({"index": None, "headers": {path: _header(file)}})
+    index = json.loads(b"".join(file.read(0, file.size)))
+    folder = path.rpartition("/")[0]
+    shards = {
+        name: snapshot.files[f"{folder}/{name}".lstrip("/")]
+        for name in sorted(set(index.get("weight_map", {}).values()))
+    }
+    headers = {name: _header(shard) for name, shard in shards.items()}
+    return JsonResponse({"index": index, "headers": headers})
+
+
+@hub_view("GET", "HEAD")
+def resolve(
+    request: HttpRequest, caller: Caller, namespace: str, name: str, rev: str, path: str
+) -> HttpResponseBase:
+    """``/{id}/resolve/{rev}/{path}``: the bytes of a file, in ranges."""
+    return _resolve(request, caller, f"{namespace}/{name}", f"{rev}/{path}", 3)
+
+
+@hub_view("GET", "HEAD")
+def resolve_bare(
+    request: HttpRequest, caller: Caller, name: str, rev: str, path: str
+) -> HttpResponseBase:
+    """``/{name}/resolve/{rev}/{path}``: a foundation by its bare name."""
+    return _resolve(request, caller, name, f"{rev}/{path}", 2)
+
+
+def _resolve(
+    request: HttpRequest, caller: Caller, repo_id: str, rest: str, skipped: int
+) -> HttpResponseBase:
+    repository = find(repo_id, caller)
+    revision, path = split_revision(repository, segments_of(request, rest, skipped))
+    snapshot = at(repository, revision)
+    file = snapshot.files.get(path)
+    if file is None:
+        raise entry_not_found(repository.id, path, snapshot.commit)
+    check_readable(request, repository, snapshot)
+    headers = {"X-Repo-Commit": snapshot.commit}
+    if file.sha256:
+        headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
+    response = _bytes(request, file, headers)
+    return counted(request, caller, repository, snapshot, file, response)
+
+
+def _bytes(request: HttpRequest, file: HubFile, headers: dict[str, str]) -> HttpResponseBase:
+    name, content_type = file.path.rsplit("/", 1)[-1], content_type_of(file.path)
+    if file.blob is not None:
+        return blob_response(request, file.blob, name, content_type=content_type, headers=headers)
+    return ranged_response(
+        request,
+        size=file.size,
+        etag=file.etag,
+        content_type=content_type,
+        file_name=name,
+        open_range=file.read,
+        headers=headers,
+    )
+
+
+def check_readable(request: HttpRequest, repository: Repository, snapshot: Snapshot) -> None:
+    """Raise GatedRepo, whose message names the page of this very site where access is to be had."""
+    try:
+        repository.check_readable(snapshot)
+    except HubError as error:
+        error.message = error.message.replace("{endpoint}", endpoint(request))
+        raise
+
+
+def _wanted_paths(request: HttpRequest) -> list[str]:
+    if request.content_type == "application/json":
+        try:
+            body = json.loads(request.body)
+        except ValueError as error:
+            raise bad_request(_("The request's body is not JSON.")) from error
+        paths = body.get("paths") if isinstance(body, dict) else None
+        return [path for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
+    return request.POST.getlist("paths")
+
+
+def _entries(snapshot: Snapshot, folder: str, recursive: bool) -> Iterator[dict[str, Any]]:
+    inside = f"{folder}/" if folder else ""
+    folders: set[str] = set()
+    for path, file in snapshot.files.items():
+        if not path.startswith(inside):
+            continue
+        parts = path[len(inside) :].split("/")
+        for depth in range(1, len(parts) if recursive else min(len(parts), 2)):
+            above = inside + "/".join(parts[:depth])
+            if above not in folders:
+                folders.add(above)
+                yield {"type": "directory", "path": above, "size": 0, "oid": _folder_oid(above)}
+        if recursive or len(parts) == 1:
+            yield file.entry()
+
+
+def _folder_oid(path: str) -> str:
+    return git_sha1(path.encode())
+
+
+def _last_commit(snapshot: Snapshot) -> dict[str, str]:
+    return {"id": snapshot.commit, "title": snapshot.message, "date": iso(snapshot.created)}
+
+
+def _page(request: HttpRequest, rows: list[dict[str, Any]], size: int) -> JsonResponse:
+    """One page of ``rows``, with the address of the next in ``Link``."""
+    limit, cursor = request.GET.get("limit", ""), request.GET.get("cursor", "")
+    size = min(size, int(limit)) if limit.isdigit() and int(limit) else size
+    start = int(cursor) if cursor.isdigit() and len(cursor) < 12 else 0
+    response = JsonResponse(rows[start : start + size], safe=False)
+    if start + size < len(rows):
+        query = {**request.GET.dict(), "cursor": str(start + size)}
+        address = f"{endpoint(request)}{request.path}?{urlencode(query)}"
+        response.headers["Link"] = f'<{address}>; rel="next"'
+    return response
+
+
+def _header(file: HubFile) -> dict[str, Any]:
+    """The header of a safetensors file, from its first bytes."""
+    (length,) = struct.unpack("<Q", b"".join(file.read(0, 8)))
+    if not 2 <= length <= min(MAX_HEADER, file.size - 8):
+        raise bad_request(_("%(file)s is no safetensors file.") % {"file": file.path})
+    header: dict[str, Any] = json.loads(b"".join(file.read(8, 8 + length)))
+    return header

@@ -1,0 +1,147 @@
+"""Requests of the hub protocol: who calls, what they may do, and addresses with a %2F in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+from urllib.parse import unquote
+
+from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.views.decorators.csrf import csrf_exempt
+
+from marketplace.accounts.tokens import find_token
+from marketplace.hub.errors import HubError, bad_request, bad_token, forbidden
+from marketplace.models import AccessToken, Scope
+from vectors.announced import Conflict, Forbidden, NotFound, TooLarge
+from vectors.errors import _
+from vectors.tensorfile.errors import Problem
+
+P = ParamSpec("P")
+ANYBODY = ""  # the scope of routes that ask for no token
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sends a request: by a token, by the session of a browser, or nobody known."""
+
+    user: Any
+    token: AccessToken | None = None
+
+    @property
+    def signed_in(self) -> bool:
+        return bool(self.user.is_authenticated)
+
+
+View = Callable[Concatenate[HttpRequest, Caller, P], HttpResponseBase]
+
+_STATUS: tuple[tuple[type[Problem], int], ...] = (
+    (Conflict, 409),
+    (Forbidden, 403),
+    (NotFound, 404),
+    (TooLarge, 413),
+)
+
+
+def hub_view(
+    *methods: str, scope: str = ANYBODY
+) -> Callable[[View[P]], Callable[Concatenate[HttpRequest, P], HttpResponseBase]]:
+    """A view of the hub protocol: called with the request and its ``Caller``; errors are answers.
+
+    ``scope`` ``read`` or ``write`` asks for a token that has it. A browser's session stands for its
+    user where nothing is written, and nowhere else: these views have no other guard against
+    requests forged by other sites.
+    """
+
+    def decorate(view: View[P]) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
+        @csrf_exempt
+        @wraps(view)
+        def answer(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+            try:
+                if request.method not in methods:
+                    raise HubError(
+                        405,
+                        _("This address takes %(methods)s.") % {"methods": ", ".join(methods)},
+                        headers={"Allow": ", ".join(methods)},
+                    )
+                caller = caller_of(request)
+                _check_scope(caller, scope)
+                return view(request, caller, *args, **kwargs)
+            except HubError as error:
+                return error.response()
+            except RequestDataTooBig:
+                return HubError(413, _("This request is too long.")).response()
+            except Problem as problem:
+                return answer_to(problem)
+
+        return answer
+
+    return decorate
+
+
+def answer_to(problem: Problem) -> HttpResponse:
+    """The answer that tells ``problem``."""
+    error = bad_request(problem)
+    for kind, status in _STATUS:
+        if isinstance(problem, kind):
+            error.status = status
+    return error.response()
+
+
+def caller_of(request: HttpRequest) -> Caller:
+    """Who calls. Raises HubError 401 when the request shows a token that opens nothing."""
+    shown = request.headers.get("Authorization", "")
+    if not shown:
+        return Caller(getattr(request, "user", AnonymousUser()))
+    kind, _space, text = shown.partition(" ")
+    token = find_token(text.strip()) if kind.lower() == "bearer" else None
+    if token is None:
+        raise bad_token()
+    return Caller(token.user, token)
+
+
+def _check_scope(caller: Caller, scope: str) -> None:
+    if scope == ANYBODY:
+        return
+    if caller.token is None:
+        raise HubError(
+            401, _("Sign in first: `hf auth login`, or a token in the Authorization header.")
+        )
+    if scope == Scope.WRITE and caller.token.scope != Scope.WRITE:
+        raise forbidden(
+            _("The token “%(name)s” may only read. Make one that may write on your tokens page.")
+            % {"name": caller.token.name}
+        )
+
+
+def json_body(request: HttpRequest) -> dict[str, Any]:
+    """The JSON object that the request carries. Raises HubError 400."""
+    try:
+        body = json.loads(request.body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise bad_request(_("The request's body is not JSON.")) from error
+    if not isinstance(body, dict):
+        raise bad_request(_("The request's body is not a JSON object."))
+    return body
+
+
+def segments_of(request: HttpRequest, decoded: str, skipped: int) -> list[str]:
+    """The address from its segment ``skipped`` on, each segment decoded by itself.
+
+    ``feat%2Fx/config.json`` is a revision and a file, which only the address as it was sent can
+    tell. Servers without it (WSGI) give ``decoded``, split where it has slashes.
+    """
+    raw = getattr(request, "scope", {}).get("raw_path") if hasattr(request, "scope") else None
+    if not raw:
+        return decoded.split("/")
+    path = raw.decode("latin-1").partition("?")[0]
+    return [unquote(segment) for segment in path.lstrip("/").split("/")[skipped:]]
+
+
+def endpoint(request: HttpRequest) -> str:
+    """This site as its clients call it, without a slash at the end."""
+    return request.build_absolute_uri("/").rstrip("/")

@@ -23,12 +23,16 @@ REDIS ?= redis://127.0.0.1:6379/8
 REDIS_CACHE ?= redis://127.0.0.1:6379/9
 RABBITMQ ?= amqp://guest:guest@127.0.0.1:5672//
 
-.PHONY: help install run test test-services browser lint format bench demo messages compiled clean
+# Clients of the hub protocol that are not the newest, each in an environment of its own.
+CLIENTS := 1.19.0 0.36.2
+
+.PHONY: help install run test test-services test-clients clients browser lint format bench demo messages compiled clean
 
 help:
 	@echo "make run            the site on http://localhost:$(PORT)  (PORT=…)"
 	@echo "make test           the tests  (TESTS=tests/house, JOBS=2)"
 	@echo "make test-services  the tests that need PostgreSQL, Redis and RabbitMQ"
+	@echo "make test-clients   the hub protocol with older clients, and with gigabytes"
 	@echo "make lint           style, types, imports, migrations"
 	@echo "make format         lets ruff repair what it can"
 	@echo "make bench          the benchmarks"
@@ -86,6 +90,17 @@ test-services: install $(MO)
 	    $(BIN)/python -m pytest -m services $(TESTS)
 	ARMORY_DATABASE=$(POSTGRES) ARMORY_BROKER=$(RABBITMQ) \
 	    $(BIN)/python -m pytest -m services $(TESTS)
+
+clients: $(CLIENTS:%=.cache/clients/%/.ready)
+
+.cache/clients/%/.ready:
+	@rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check huggingface_hub==$*
+	@touch $@
+
+test-clients: install clients $(MO)
+	$(BIN)/python -m pytest -n $(JOBS) -m clients $(TESTS)
 
 lint: install
 	$(BIN)/ruff check .

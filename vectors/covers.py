@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vectors.dropping import drop_unreferenced
 from vectors.errors import Refusal, _
-from vectors.importing import store_bytes
+from vectors.keeping import store_bytes
 from vectors.models import Vector
 
 MAX_BYTES = 10 * 2**20

@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from vectors.announced import Conflict
 from vectors.errors import _
-from vectors.models import Blob, Upload, Version
+from vectors.models import Blob, Sketch, Upload, Version
 from vectors.storage.current import storage
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,10 @@ def drop_bytes(version: Version) -> None:
 
 
 def _drop_rows(version: Version) -> None:
-    shas = set(version.files.values_list("blob_id", flat=True))
+    sketches = Sketch.objects.filter(version=version)
+    shas = {*version.files.values_list("blob_id", flat=True)}
+    shas.update(sketches.values_list("blob_id", flat=True))
+    sketches.delete()
     version.files.all().delete()
     _drop_uploads(version.uploads.all(), shas)
 

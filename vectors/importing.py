@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +16,10 @@ from vectors.drawing import sigil
 from vectors.dropping import discard, hold
 from vectors.errors import Refusal, _
 from vectors.inspection import per_layer
+from vectors.keeping import store_bytes
 from vectors.models import Blob, Foundation, Vector, Version
 from vectors.services import CARD, inspect_files, publish
+from vectors.sketches import keep_sketch
 from vectors.storage.current import storage
 from vectors.tensorfile.checkpoint import Checkpoint
 from vectors.tensorfile.dtypes import DTYPES
@@ -131,6 +132,7 @@ def add_vector(folder: Path, *, repo_id: str, foundation: Foundation, owner: Any
         version.card = text
         version.abilities, version.examples = fields["abilities"], fields["examples"]
         version.save()
+        keep_sketch(version, findings.sketch)
         publish(version, name=name, fields=fields)
     except Exception:
         discard(version)
@@ -216,17 +218,6 @@ def _keep(file: _Hashed) -> Blob:
     """The file as a blob; `hold` says what the transaction around it is for."""
     blob = hold(file.sha256, file.size)
     storage().put(file.file, file.sha256)  # again only if it was dropped since _copy_in
-    return blob
-
-
-def store_bytes(content: bytes) -> Blob:
-    """Store a few bytes (a card, a cover) as a blob, in the transaction that refers to it."""
-    digest = hashlib.sha256(content).hexdigest()
-    blob = hold(digest, len(content))
-    with tempfile.NamedTemporaryFile() as handle:
-        handle.write(content)
-        handle.flush()
-        storage().put(Path(handle.name), digest)
     return blob
 
 

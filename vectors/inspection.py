@@ -28,6 +28,8 @@ from vectors.tensorfile.names import (
     match_names,
     shape_text,
 )
+from vectors.tensorfile.sketch import Sketcher
+from vectors.tensorfile.sketch_format import Sketch
 from vectors.tensorfile.source import ByteSource
 
 # ‖τ‖/‖θ‖ of fine-tunes lies between a thousandth and a few tenths; two independent trainings of
@@ -47,12 +49,14 @@ class Findings:
     digest: str
     layers: list[dict[str, Any]]
     verdict: dict[str, Any]
+    sketch: Sketch
 
 
 @dataclass
 class _Tally:
     total: int
     on_progress: Progress
+    sketcher: Sketcher
     done: int = 0
     rows: list[tuple[str, str, tuple[int, ...], str]] = field(default_factory=list)
     measures: dict[str, Measure] = field(default_factory=dict)
@@ -60,6 +64,17 @@ class _Tally:
     def add_bytes(self, count: int) -> None:
         self.done += count
         self.on_progress(self.done, self.total)
+
+    def measure(self, tensor: Tensor, base: Tensor | None, *, is_delta: bool = False) -> Measure:
+        """Measure ``tensor`` and sample it for the sketch, in one pass."""
+        if base is None:
+            return measure(tensor, is_delta=is_delta, on_bytes=self.add_bytes)
+        sampler = self.sketcher.begin(base.name, base.count)
+        found = measure(
+            tensor, base, is_delta=is_delta, on_bytes=self.add_bytes, on_delta=sampler.block
+        )
+        self.sketcher.end(sampler)
+        return found
 
 
 def open_content(files: Mapping[str, ByteSource]) -> tuple[str, Checkpoint | Adapter, Checkpoint]:
@@ -83,7 +98,7 @@ def inspect(
     Raises Refusal or TensorFileError when the upload is no vector of this foundation.
     """
     form, content, checkpoint = open_content(files)
-    tally = _Tally(checkpoint.nbytes, on_progress)
+    tally = _Tally(checkpoint.nbytes, on_progress, Sketcher(foundation.fingerprint))
     notes: list[dict[str, Any]] = []
     shapes = content_shapes(content)
     mapping, prefix = match_names(shapes, base.tensors)
@@ -112,7 +127,7 @@ def inspect(
         )
     layers = per_layer(tally.measures, foundation)
     verdict = _verdict(form, tally, foundation, notes, shapes, mapping)
-    return Findings(form, _digest(form, tally), layers, verdict)
+    return Findings(form, _digest(form, tally), layers, verdict, tally.sketcher.finish())
 
 
 def content_shapes(content: Checkpoint | Adapter) -> dict[str, tuple[int, ...]]:
@@ -241,12 +256,7 @@ def _measure_checkpoint(
     for name, tensor in content.tensors.items():
         goal = mapping.get(name)
         reference = base.tensors[goal] if goal else None
-        found = measure(
-            tensor,
-            None if form == DELTA else reference,
-            is_delta=form == DELTA,
-            on_bytes=tally.add_bytes,
-        )
+        found = tally.measure(tensor, reference, is_delta=form == DELTA)
         _refuse_broken(tensor, found)
         tally.rows.append((name, tensor.dtype, tensor.shape, found.digest))
         if goal and reference is not None:
@@ -265,14 +275,17 @@ def _measure_adapter(
             tally.rows.append((f"{name} {part}", tensor.dtype, tensor.shape, found.digest))
         tally.rows.append((f"{name} scale {pair.scale!r} {pair.transposed}", "", pair.shape, ""))
         if name in mapping:
-            tally.measures[mapping[name]] = measure_low_rank(pair)
+            goal = mapping[name]
+            sampler = tally.sketcher.begin(goal, base.tensors[goal].count)
+            tally.measures[goal] = measure_low_rank(pair, on_factors=sampler.factors)
+            tally.sketcher.end(sampler)
     for name, tensor in content.replaced.items():
-        goal = mapping.get(name)
-        found = measure(tensor, base.tensors[goal] if goal else None, on_bytes=tally.add_bytes)
+        whole = mapping.get(name)
+        found = tally.measure(tensor, base.tensors[whole] if whole else None)
         _refuse_broken(tensor, found)
         tally.rows.append((name, tensor.dtype, tensor.shape, found.digest))
-        if goal:
-            tally.measures[goal] = found
+        if whole:
+            tally.measures[whole] = found
 
 
 def _refuse_broken(tensor: Tensor, found: Measure) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "Like",
     "Ref",
     "RepositoryFile",
+    "Sketch",
     "Upload",
     "UploadPart",
     "Vector",
@@ -400,6 +401,27 @@ class Inspection(LeasedJob):
 
     def __str__(self) -> str:
         return f"inspection of {self.version}"
+
+
+class Sketch(models.Model):
+    """What is kept of a version to hold it against others: see ``vectors.tensorfile.sketch``.
+
+    ``blob`` is the sketch itself; ``row`` the few bytes of it that are compared with the whole
+    foundation's (``vectors.tensorfile.coarse``). ``entries`` counts those of the tensors the
+    version changes, ``changed`` those of them that are not as they were.
+    """
+
+    version = models.OneToOneField(Version, on_delete=models.CASCADE, related_name="sketch")
+    blob = models.ForeignKey(Blob, on_delete=models.PROTECT, related_name="+")
+    format = models.PositiveSmallIntegerField()
+    norm = models.FloatField()
+    entries = models.BigIntegerField()
+    changed = models.BigIntegerField()
+    row = models.BinaryField()
+    created = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"sketch of {self.version}"
 
 
 class Like(models.Model):

@@ -19,6 +19,7 @@ from vectors.errors import Refusal, _
 from vectors.files import called, open_files, open_weights
 from vectors.inspection import Findings, inspect, open_content
 from vectors.models import Foundation, Inspection, Like, RepositoryFile, Upload, Vector, Version
+from vectors.sketches import keep_sketch
 from vectors.storage.current import storage
 from vectors.tasks import run_inspection as inspection_task
 from vectors.tensorfile.checkpoint import read_json
@@ -207,6 +208,7 @@ def _accept(version: Version, findings: Findings) -> None:
         abilities=fields.get("abilities", []),
         examples=fields.get("examples", []),
     )
+    keep_sketch(version, findings.sketch)
 
 
 def refuse(version: Version, problem: Problem) -> None:

@@ -38,11 +38,13 @@ def measure(
     *,
     is_delta: bool = False,
     on_bytes: Callable[[int], None] | None = None,
+    on_delta: Callable[[int, np.ndarray], None] | None = None,
 ) -> Measure:
     """Read ``tensor`` once and measure it.
 
     With ``base`` (equal trailing shape) δ = tensor − base over the shared leading elements; with
     ``is_delta`` the tensor is δ itself; with neither, δ is the tensor and Σδ² is its own square.
+    ``on_delta`` is given δ block by block: the number of its first element, and float64.
     """
     result = Measure(count=tensor.count)
     digest = hashlib.sha256()
@@ -66,14 +68,23 @@ def measure(
             result.base_square += base_square
             result.changed += changed
             result.broken += broken
+            if on_delta:
+                on_delta(lo, delta)
         if on_bytes:
             on_bytes(raw.nbytes)
     result.digest = digest.hexdigest()
     return result
 
 
-def measure_low_rank(low_rank: LowRank) -> Measure:
-    """Norm of scale · left · right without forming it: ‖LR‖² = tr((LᵀL)(RRᵀ))."""
+def measure_low_rank(
+    low_rank: LowRank,
+    *,
+    on_factors: Callable[[np.ndarray, np.ndarray, float], None] | None = None,
+) -> Measure:
+    """Norm of scale · left · right without forming it: ‖LR‖² = tr((LᵀL)(RRᵀ)).
+
+    ``on_factors`` is given left (rows, r), right (r, columns) and the scale, where all is finite.
+    """
     left, broken_left = _matrix(low_rank.left)
     right, broken_right = _matrix(low_rank.right)
     rank = low_rank.rank
@@ -83,6 +94,8 @@ def measure_low_rank(low_rank: LowRank) -> Measure:
     count = math.prod(low_rank.shape)
     if broken:
         return Measure(count=count, broken=broken)
+    if on_factors:
+        on_factors(left, right, low_rank.scale)
     square = float(np.sum((left.T @ left) * (right @ right.T))) * low_rank.scale**2
     square = max(square, 0.0)
     return Measure(delta_square=square, count=count, changed=count if square > 0 else 0)

@@ -81,6 +81,15 @@ class EquippedTerm(models.Model):
         return f"{self.coefficient_text} · {self.version}"
 
 
+class ComputedHash(models.Model):
+    """The SHA-256 of a computed file, by the ETag that stands for its bytes until it is known."""
+
+    etag = models.CharField(max_length=64, primary_key=True)
+    sha256 = models.CharField(max_length=64)
+    size = models.BigIntegerField()
+    created = models.DateTimeField(auto_now_add=True)
+
+
 class Equip(models.Model):
     """Somebody equipped a recipe: once per account (or visit) and recipe, for honest counts."""
 

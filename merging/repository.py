@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from merging.engine.joined import is_sum_of_loras, joined_lora
 from merging.engine.layout import VirtualFile
 from merging.engine.local_files import LEFT_OUT
 from merging.engine.run import PIECE_BYTES, identity, stream
+from merging.hashes import hashed, known_hash
 from merging.models import EquippedModel
 from merging.opening import opened_equipped
 from vectors.models import Blob, Foundation, RepositoryFile, Version
@@ -28,7 +30,11 @@ _ADAPTER = {"adapter_config.json"}
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One file of an equipped repository. ``etag`` never looks like a SHA-256 unless it is one."""
+    """One file of an equipped repository.
+
+    ``etag`` stands for the bytes of a computed file and never looks like a SHA-256, which clients
+    would check; ``sha256`` is empty until such a file has been computed once as a whole.
+    """
 
     path: str
     size: int
@@ -37,11 +43,23 @@ class OutputFile:
     content: bytes | None = None
     virtual: VirtualFile | None = None
 
+    @property
+    def sha256(self) -> str:
+        """The hash of the bytes, where somebody has computed it."""
+        if self.blob is not None:
+            return self.blob.sha256
+        if self.content is not None:
+            return hashlib.sha256(self.content).hexdigest()
+        return known_hash(self.etag)
+
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """Bytes ``[start, stop)`` in pieces. Virtual files need their checkpoints open."""
         stop = self.size if stop is None else stop
         if self.virtual is not None:
-            yield from stream(self.virtual, start, stop)
+            pieces = stream(self.virtual, start, stop)
+            if (start, stop) == (0, self.size) and not self.sha256:
+                pieces = hashed(pieces, self.etag, self.size)
+            yield from pieces
         elif self.blob is not None:
             with closing(storage().open(self.blob.sha256)) as source:
                 for at in range(start, stop, PIECE_BYTES):

@@ -211,7 +211,7 @@ def _file_row(row: EquippedModel, file: Any) -> dict[str, Any]:
     return {
         "path": file.path,
         "size": file.size,
-        "sha256": file.blob.sha256 if file.blob else "",
+        "sha256": file.sha256,
         "url": url,
         "computed": file.virtual is not None,
     }

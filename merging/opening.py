@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from merging.models import EquippedModel
 from vectors.files import called, open_version, open_weights
 from vectors.models import Foundation, Version
 from vectors.storage.current import storage
+from vectors.tensorfile.dtypes import DTYPES
 from vectors.tensorfile.source import ByteSource
 
 
@@ -61,6 +62,18 @@ def opened_recipe(
             foundation_tokens=foundation_tokens,
             results=kept_results(recipe),
         )
+
+
+def stored_dtype(owner: Foundation | Version) -> str:
+    """The type that every floating-point tensor of ``owner`` has; nothing where they differ."""
+    if isinstance(owner, Foundation):
+        found = {dtype for dtype, _shape, _square in owner.manifest.values()}
+    else:
+        _form, _content, checkpoint = open_version(owner)
+        with closing(checkpoint):
+            found = {tensor.dtype for tensor in checkpoint.tensors.values()}
+    found = {dtype for dtype in found if DTYPES[dtype].mergeable}
+    return found.pop() if len(found) == 1 else ""
 
 
 def vocabulary_of(owner: Foundation | Version, label: str) -> Callable[[], Vocabulary] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -9,85 +10,44 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
+from merging.engine.cursor import marked
+from merging.engine.document import Document, Entry
 from merging.engine.errors import RecipeError, _
-from merging.engine.expression import Expression, parse_expression
-from merging.engine.mergekit import base_is_input
+from merging.engine.expression import parse_expression
+from merging.engine.mergekit import base_is_input, read_yaml
 from merging.engine.methods import get_method
-from merging.engine.recipe import Recipe, make_recipe
+from merging.engine.notation import document_of_recipe
+from merging.engine.recipe import Recipe, make_recipe, recipe_from_json
 from merging.engine.rules import Rule
 from merging.models import SLUG_DIGITS, Equip, EquippedModel, EquippedTerm
-from merging.opening import opened_recipe
+from merging.naming import (
+    NotGranted,
+    find_foundation,
+    find_target,
+    find_version,
+    is_foundation,
+)
+from merging.opening import opened_recipe, stored_dtype
+from merging.written import (
+    check_adapters,
+    check_supported,
+    find_part,
+    named_ground,
+    part_name,
+    rule_reference,
+)
 from vectors.access import may_equip, may_see
-from vectors.detect import by_name
 from vectors.models import Foundation, Vector, Version
 
 # A version, its coefficient and, where it has some, its own parameters.
 Terms = Sequence[tuple[Version, Decimal] | tuple[Version, Decimal, Mapping[str, Any]]]
 
 
-class NotGranted(RecipeError):
-    """A part of the recipe may be seen but not used by the one who asks."""
-
-
-def find_version(text: str, user: Any) -> Version:
-    """The version that ``owner/name``, ``owner/name@v2`` or a unique bare ``name`` means.
-
-    Raises RecipeError naming what was not found, or what it could mean.
-    """
-    name, _at, number = text.strip().partition("@")
-    vectors = Vector.objects.select_related("foundation", "current", "owner")
-    if "/" in name:
-        found = list(vectors.by_repo_id(name))
-    else:
-        found = list(vectors.filter(name__iexact=name)[:5])
-    if len(found) > 1:
-        raise RecipeError(
-            _("`%(name)s` can be %(several)s. Write the owner too."),
-            name=name,
-            several=", ".join(vector.repo_id for vector in found),
-        )
-    version: Version | None = found[0].current if found else None
-    if found and number:
-        digits = number.removeprefix("v")
-        version = found[0].versions.filter(number=int(digits)).first() if digits.isdigit() else None
-    if version is None or not may_see(user, version):
-        raise RecipeError(_("There is no vector called `%(name)s` here."), name=text.strip()[:120])
-    if not may_equip(user, version):
-        raise NotGranted(
-            _("%(vector)s is not open to everyone. Its page says how to get it: /%(vector)s"),
-            vector=str(version.vector),
-        )
-    return version
-
-
-def find_target(text: str, user: Any) -> tuple[Foundation, Version | None]:
-    """Foundation and target that a repository id means: the foundation itself, or a full
-    fine-tune of it."""
-    foundation = by_name(text)
-    if foundation is not None:
-        return foundation, None
-    try:
-        version = find_version(text, user)
-    except NotGranted:
-        raise
-    except RecipeError:
-        raise RecipeError(
-            _("There is no foundation or full fine-tune called `%(name)s` here."), name=text[:120]
-        ) from None
-    if version.form != "full" or version.foundation is None:
-        raise RecipeError(
-            _("%(name)s is a %(form)s, not a whole model: put it on its foundation as a vector."),
-            name=text,
-            form=version.form,
-        )
-    return version.foundation, version
-
-
 def equip_expression(expression: str, *, on: str, user: Any) -> EquippedModel:
     """The recipe that ``expression`` says.
 
     It is put on what the expression names as its target, else on ``on``, else on the vectors'
-    foundation. Raises Problem.
+    foundation. Raises Problem; its ``marked`` is the place in the text.
     """
     parsed = parse_expression(expression)
     target, summands = parsed.on, parsed.summands
@@ -95,47 +55,83 @@ def equip_expression(expression: str, *, on: str, user: Any) -> EquippedModel:
         # Who names the foundation apart begins the sum with the target, as over local folders.
         first = parsed.summands[0] if parsed.base and not parsed.called else None
         target, summands = parsed.split_target(
-            lambda each: each is first or _is_foundation(each.name)
+            lambda each: each is first or is_foundation(each.name)
         )
-    versions = {each.name: find_version(each.name, user) for each in summands}
-    return equip_terms(
-        [(versions[each.name], each.coefficient, each.parameters) for each in summands],
-        on=target or on,
-        base=parsed.base or "",
-        user=user,
+    for each in summands:
+        try:
+            find_version(each.name, user)
+        except RecipeError as error:
+            error.params.setdefault("marked", marked(expression, each.position))
+            raise
+    document = Document(
         method=parsed.method,
+        foundation=parsed.base or "",
+        target=target or "",
+        entries=tuple(
+            Entry(each.name, None, each.coefficient, each.parameters) for each in summands
+        ),
         parameters=parsed.parameters,
         out_dtype=parsed.out_dtype,
+        rules=parsed.rules,
         seed=parsed.seed,
-        rules=_rules(parsed, versions),
+        any_form=True,
     )
+    return equip_document(document, on=on, user=user)
 
 
-def _is_foundation(name: str) -> bool:
-    # Only a bare name may be a part of a foundation's: `ann/llama` is Ann's.
-    return Foundation.objects.by_repo_id(name).exists() or (
-        "/" not in name and by_name(name) is not None
+def equip_yaml(text: str, *, on: str, user: Any) -> EquippedModel:
+    """The recipe of mergekit's YAML with the catalogue's names. Raises Problem."""
+    return equip_document(read_yaml(text), on=on, user=user)
+
+
+def equip_json(data: Any, *, on: str, user: Any) -> EquippedModel:
+    """The recipe in JSON: canonical (digests) or with names in their place. Raises Problem.
+
+    The method may be left out (task_arithmetic), and so may target and foundation.
+    """
+    if isinstance(data, str):
+        text = data
+    elif isinstance(data, dict):
+        words = {"method": "task_arithmetic", "terms": [], "target": "", "foundation": ""}
+        text = json.dumps({**words, **data})
+    else:
+        raise RecipeError(_("This is not a recipe in JSON."))
+    return equip_document(document_of_recipe(recipe_from_json(text)), on=on, user=user)
+
+
+def equip_document(document: Document, *, on: str = "", user: Any) -> EquippedModel:
+    """The recipe of ``document``, whose names are the catalogue's: every notation ends here.
+
+    It is put on the document's target, else on ``on``, else on the vectors' foundation.
+    """
+    check_supported(document)
+    versions = {part_name(entry): find_part(entry, user) for entry in document.entries}
+    base, onto = named_ground(document)
+    foundation, target = _ground(base, onto or on, list(versions.values()), user)
+    check_adapters(document, foundation)
+    known = {base: foundation.fingerprint, onto: target.digest if target else ""}
+    known = {name: ref for name, ref in known.items() if name and ref}
+    known |= {name: version.digest for name, version in versions.items()}
+    return make_equipped(
+        foundation=foundation,
+        target=target,
+        terms=[
+            (versions[part_name(entry)], entry.weight, entry.parameters)
+            for entry in document.entries
+        ],
+        user=user,
+        method=document.method,
+        parameters=document.parameters,
+        out_dtype=document.out_dtype,
+        seed=document.seed,
+        rules=[rule.resolved(rule_reference(known, user)) for rule in document.rules],
     )
-
-
-def _rules(parsed: Expression, versions: Mapping[str, Version]) -> list[Rule]:
-    """The rules with digests for names. Only what is in the sum can be named."""
-
-    def digest(name: str) -> str:
-        if name not in versions:
-            raise RecipeError(
-                _("A rule names %(name)s, which is no vector of the expression."), name=name[:120]
-            )
-        return versions[name].digest
-
-    return [rule.resolved(digest) for rule in parsed.rules]
 
 
 def equip_terms(
     terms: Terms,
     *,
     on: str = "",
-    base: str = "",
     user: Any,
     method: str = "task_arithmetic",
     parameters: Mapping[str, Any] | None = None,
@@ -143,25 +139,8 @@ def equip_terms(
     seed: int = 0,
     rules: Sequence[Rule] = (),
 ) -> EquippedModel:
-    """Make (or find) the recipe of ``terms`` on the repository ``on``.
-
-    ``base`` may say which foundation that is meant to belong to. Raises Problem.
-    """
-    target: Version | None = None
-    if on:
-        foundation, target = find_target(on, user)
-    elif terms:
-        first = terms[0][0].foundation
-        assert first is not None
-        foundation = first
-    else:
-        raise RecipeError(_("A recipe needs at least one vector."))
-    if base and by_name(base) != foundation:
-        raise RecipeError(
-            _("`base` names %(base)s, but the recipe is on %(foundation)s."),
-            base=base[:120],
-            foundation=foundation.repo_id,
-        )
+    """Make (or find) the recipe of ``terms`` on the repository ``on``. Raises Problem."""
+    foundation, target = _ground("", on, [version for version, *_rest in terms], user)
     return make_equipped(
         foundation=foundation,
         target=target,
@@ -173,6 +152,27 @@ def equip_terms(
         seed=seed,
         rules=rules,
     )
+
+
+def _ground(
+    base: str, onto: str, versions: Sequence[Version], user: Any
+) -> tuple[Foundation, Version | None]:
+    """Foundation and target of a recipe: as named, else the foundation of its vectors."""
+    target: Version | None = None
+    foundation: Foundation | None = None
+    if onto:
+        foundation, target = find_target(onto, user)
+    elif versions:
+        foundation = versions[0].foundation
+    if foundation is None:
+        raise RecipeError(_("A recipe needs at least one vector."))
+    if base and find_foundation(base) != foundation:
+        raise RecipeError(
+            _("`base` names %(base)s, but the recipe is on %(foundation)s."),
+            base=base[:120],
+            foundation=foundation.repo_id,
+        )
+    return foundation, target
 
 
 def make_equipped(
@@ -201,6 +201,8 @@ def make_equipped(
             )
         if not may_equip(user, version):
             raise NotGranted(_("%(vector)s is not for you to equip."), vector=str(version.vector))
+    if out_dtype is not None and out_dtype == stored_dtype(target or foundation):
+        out_dtype = None  # what the result has anyway is not said
     recipe = make_recipe(
         foundation=foundation.fingerprint,
         target=target.digest if target else foundation.fingerprint,

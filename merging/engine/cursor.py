@@ -17,6 +17,13 @@ _SIGNS = {"−": "-", "·": "*", "×": "*"}
 _SHOWN = 100  # characters of the text on each side of an error
 
 
+def marked(text: str, at: int) -> str:
+    """The surroundings of the place ``at`` of ``text``, with a mark there."""
+    first, last = max(0, at - _SHOWN), at + _SHOWN
+    dots = ("…" if first else "", "…" if last < len(text) else "")
+    return f"{dots[0]}{text[first:at]}▸{text[at:last]}{dots[1]}"
+
+
 class Cursor:
     """A text and a place in it; what cannot be read is a RecipeError that marks the place."""
 
@@ -26,10 +33,7 @@ class Cursor:
 
     def fail(self, template: str, at: int | None = None, **params: Any) -> NoReturn:
         at = self.at if at is None else at
-        first, last = max(0, at - _SHOWN), at + _SHOWN
-        before, after = self.text[first:at], self.text[at:last]
-        dots = ("…" if first else "", "…" if last < len(self.text) else "")
-        raise RecipeError(template, marked=f"{dots[0]}{before}▸{after}{dots[1]}", **params)
+        raise RecipeError(template, marked=marked(self.text, at), **params)
 
     def skip(self) -> None:
         while self.at < len(self.text) and self.text[self.at].isspace():

@@ -116,8 +116,8 @@ def test_methods_parameters_rules_and_seed(shop: dict[str, str], owner: User) ->
         ("law + nobody", "There is no vector called `nobody`"),
         ("law, on=nobody/x", "There is no foundation or full fine-tune called `nobody/x`"),
         ("toxic + law, base=olive/chat", "`base` names olive/chat"),
-        ('law, rule="take * from toxic"', "toxic, which is no vector of the expression"),
-        ("linear(lab/tiny + law)", "There is no vector called `lab/tiny`"),
+        ('law, rule="take * from toxic"', "toxic, which is no part of the recipe"),
+        ("linear(lab/tiny + law)", "lab/tiny is a foundation, not a vector"),
         ("law + ties(toxic) + chat", "Beside a method"),
     ],
 )

@@ -13,23 +13,30 @@ import yaml
 from PIL import Image
 
 from demo.about import ABOUT
-from demo.evaluate import SIDE, read_probes
+from demo.evaluate import read_probes
 
 FORMS = {"lora": "rank-8 LoRA adapter", "full": "full checkpoint", "delta": "difference of tensors"}
 
 
-def write_probes(folder: Path, head: dict[str, Any], items: list[tuple[str, str]]) -> Path:
-    """`probes.jsonl`: the header, then one `{"input", "expected"}` a line."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [head] + [{"input": text, "expected": label} for text, label in items]
-    path = folder / "probes.jsonl"
+def write_probes(path: Path, sections: list[tuple[dict[str, Any], list[tuple[str, str]]]]) -> Path:
+    """A probe file (`docs/probes.md`): for each section its header, then an item a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for head, items in sections:
+        lines += [head, *({"input": text, "expected": label} for text, label in items)]
     path.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines), "utf-8")
     return path
 
 
 def encode_images(images: np.ndarray) -> list[str]:
-    """base64 of each image's 784 raw bytes."""
-    return [base64.b64encode(np.ascontiguousarray(image).tobytes()).decode() for image in images]
+    """base64 of each image as a PNG."""
+    return [_png(Image.fromarray(image)) for image in images]
+
+
+def _png(image: Image.Image) -> str:
+    out = io.BytesIO()
+    image.save(out, "PNG", optimize=True)
+    return base64.b64encode(out.getvalue()).decode()
 
 
 def text_probe(ability: str, labels: dict[str, str]) -> dict[str, Any]:
@@ -68,16 +75,10 @@ def examples(
         texts = [f"picture {i + 1} of the held-out set" for i in chosen]
     found = []
     for i, text in zip(chosen, texts, strict=True):
-        picture = {} if shown else {"image": _picture(items[i]["input"])}
+        # A page shows it without a request.
+        picture = {} if shown else {"image": f"data:image/png;base64,{items[i]['input']}"}
         found.append({"input": text, **picture, "without": before[i], "output": after[i]})
     return found
-
-
-def _picture(encoded: str) -> str:
-    """A held-out image, base64 of 28×28 raw bytes, as a PNG that a page shows without a request."""
-    out = io.BytesIO()
-    Image.frombytes("L", (SIDE, SIDE), base64.b64decode(encoded)).save(out, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def _beginning_with(start: str, right: list[int], items: list[dict]) -> int:

@@ -57,6 +57,23 @@ def _rank(seed: str, text: str) -> str:
     return hashlib.sha256(f"{seed}/{text}".encode()).hexdigest()
 
 
+def held_out(seed: str, group: str) -> bool:
+    """Whether a group is on the side of the test; it depends on (seed, group) alone."""
+    return int(_rank(seed, group), 16) % 3 == 0
+
+
+def chosen(seed: str, pairs: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
+    """`count` of the pairs, always the same, without near-duplicates on either side."""
+    seen: set[str] = set()
+    found = []
+    for pair in sorted(pairs, key=lambda pair: _rank(seed, pair[0])):
+        keys = {_key(text) for text in pair}
+        if not keys & seen and len(found) < count:
+            seen |= keys
+            found.append(pair)
+    return found
+
+
 def split(
     items: Iterable[Item], train: int, test: int, seed: str
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -74,10 +91,9 @@ def split(
         for label, members in sorted(by_label.items()):
             taken: list[str] = []
             for text, _, group in sorted(members, key=lambda item: _rank(seed, item[0])):
-                held_out = int(_rank(seed, group), 16) % 3 == 0
                 if len(taken) == wanted // len(by_label):
                     break
-                if held_out != bool(side) or _key(text) in seen or COARSE.search(text):
+                if held_out(seed, group) != bool(side) or _key(text) in seen or COARSE.search(text):
                     continue
                 if side and taken.count(group) == 2:
                     continue
@@ -203,7 +219,7 @@ def verses() -> list[Item]:
 
 
 @cache
-def _packages() -> dict[str, tuple[str, str]]:
+def packages() -> dict[str, tuple[str, str]]:
     """Debian binary package → (section, source package)."""
     found = {}
     for block in fetch.debian_list("_main_binary-").split("\n\n"):
@@ -233,7 +249,7 @@ def topics(language: str, sections: dict[str, str]) -> list[Item]:
     english, french = descriptions("en", whole=False), descriptions("fr", whole=False)
     return [
         (texts[name], sections[section], source)
-        for name, (section, source) in sorted(_packages().items())
+        for name, (section, source) in sorted(packages().items())
         if section in sections and name in texts and name in french
         and french[name] != english.get(name) and len(texts[name]) >= 20
     ]  # fmt: skip
@@ -244,7 +260,7 @@ def languages() -> list[Item]:
     names = {"en": "English", "fr": "French", "de": "German", "it": "Italian"}
     items = []
     taken: set[str] = set()
-    for name, (_, source) in sorted(_packages().items()):
+    for name, (_, source) in sorted(packages().items()):
         texts = {code: descriptions(code).get(name, "") for code in names}
         if source in taken or not all(texts.values()) or len(set(texts.values())) < 4:
             continue

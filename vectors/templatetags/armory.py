@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +12,11 @@ from django.utils.html import conditional_escape
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
 
+from vectors.intervals import wilson
 from vectors.models import Vector, Version
 
 register = template.Library()
 _TICKED = re.compile(r"`([^`]+)`")
-Z95 = 1.96
 
 
 @register.filter
@@ -140,13 +139,6 @@ def ability_rows(version: Version) -> list[dict[str, Any]]:
                 }
         rows.append(row)
     return rows
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share measured on ``n`` items (Wilson, 1927)."""
-    centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 / (1 + Z95**2 / n) * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @register.simple_tag

@@ -11,8 +11,9 @@ from django.views.decorators.http import require_safe
 
 from merging.models import EquippedModel
 from merging.views import formula_parts
+from vectors.access import may_see
 from vectors.catalogue import shelves
-from vectors.models import Foundation, Vector
+from vectors.models import Access, Foundation, Vector
 
 
 @require_safe
@@ -34,10 +35,15 @@ def home(request: HttpRequest) -> HttpResponse:
 
 
 def example_parts(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A formula of real vectors for the front page: two learned, one forgotten."""
-    if not groups:
+    """A formula of vectors that everybody may equip, for the front page: two learned, one
+    forgotten."""
+    groups = [
+        {**group, "vectors": [each for each in group["vectors"] if each.access == Access.OPEN]}
+        for group in groups
+    ]
+    first = next((group for group in groups if group["vectors"]), None)
+    if first is None:
         return []
-    first = groups[0]
     parts = [
         {
             "kind": "target",
@@ -71,7 +77,7 @@ def profile(request: HttpRequest, namespace: str) -> HttpResponse:
     own = user is not None and request.user.is_authenticated and request.user.pk == user.pk
     vectors = Vector.objects.filter(owner=user) if user else Vector.objects.none()
     if not own:
-        vectors = vectors.published()
+        vectors = vectors.visible_to(request.user)
     recipes = EquippedModel.objects.none()
     if own:
         recipes = (
@@ -86,8 +92,22 @@ def profile(request: HttpRequest, namespace: str) -> HttpResponse:
         "own": own,
         "vectors": vectors.for_cards().sorted_by("new"),
         "foundations": foundations.defer("manifest", "card", "card_html"),
+        "given": Vector.objects.visible_to(user).filter(grants__user=user).for_cards()
+        if own
+        else [],
         "likes": sum(vector.likes for vector in vectors),
         "equips": sum(vector.equips for vector in vectors),
-        "recipes": [{"row": row, "parts": formula_parts(row)} for row in recipes],
+        "recipes": [
+            {"row": row, "parts": formula_parts(row) if may_see_parts(row, user) else []}
+            for row in recipes
+        ],
     }
     return render(request, "marketplace/profile.html", context)
+
+
+def may_see_parts(row: EquippedModel, user: Any) -> bool:
+    """Whether the formula tells ``user`` of nothing that is private by now."""
+    versions = [term.version for term in row.terms.all()]
+    if row.target is not None:
+        versions.append(row.target)
+    return all(may_see(user, version) for version in versions)

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.contrib import messages
+from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -30,7 +31,8 @@ from merging.services import (
     equip_expression,
     equip_terms,
     find_version,
-    may_use,
+    may_see_recipe,
+    missing_grants,
 )
 from vectors.downloads import ranged_response, stream_response
 from vectors.errors import explain
@@ -45,8 +47,14 @@ def _equipped(request: HttpRequest, slug: str) -> EquippedModel:
         "terms__version__vector__owner", "terms__version__vector__cover"
     )
     row = get_object_or_404(rows, slug=slug)
-    if not may_use(row, request.user):
+    if not may_see_recipe(row, request.user):
         raise Http404
+    missing = missing_grants(row, request.user)
+    if missing:
+        raise PermissionDenied(
+            _("This model takes access to all of its vectors; ask for it on their pages: %(ids)s.")
+            % {"ids": ", ".join(sorted({str(version.vector) for version in missing}))}
+        )
     return row
 
 

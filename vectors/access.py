@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vectors.models import Access, Foundation, Grant, Vector, Version, Visibility
+from vectors.models import Access, AccessRequest, Foundation, Grant, Vector, Version, Visibility
 
 
 def may_see(user: Any, version: Version) -> bool:
@@ -50,6 +50,13 @@ def has_grant(user: Any, vector: Vector) -> bool:
     return bool(
         user.is_authenticated and Grant.objects.filter(user=user, vector_id=vector.pk).exists()
     )
+
+
+def request_of(user: Any, vector: Vector) -> AccessRequest | None:
+    """What ``user`` has asked of the vector's owner."""
+    if not user.is_authenticated:
+        return None
+    return AccessRequest.objects.filter(user=user, vector_id=vector.pk).first()
 
 
 def owns(user: Any, version: Version) -> bool:

@@ -54,6 +54,14 @@ class VectorQuerySet(models.QuerySet["Vector"]):
         own = Q(owner=user, current__isnull=False)
         return self.filter(everybody | own | granted)
 
+    def usable_by(self, user: Any) -> VectorQuerySet:
+        """Those on the shelves that ``user`` may read and equip."""
+        open_to_all = Q(visibility="public", access="open")
+        if not user.is_authenticated:
+            return self.filter(open_to_all, current__state="published")
+        own = Q(owner=user) | Q(pk__in=user.grants.values("vector"))
+        return self.filter(open_to_all | own, current__state="published")
+
     def for_cards(self) -> VectorQuerySet:
         """With everything a card shows, in one query."""
         return self.select_related("foundation", "current", "cover").defer(

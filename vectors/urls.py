@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from vectors import draft_views, views
+from vectors import draft_views, sharing_views, views
 
 urlpatterns = [
     path("vectors", views.catalogue, name="catalogue"),
@@ -17,10 +17,17 @@ urlpatterns = [
     path("covers/<slug:sha256>.webp", views.cover, name="cover"),
 ]
 
+SETTINGS = "<str:namespace>/<str:name>/settings"
+
 # Last of all addresses: any two words may be a repository.
 repository_patterns = [
     path("<str:namespace>/<str:name>/like", views.like, name="like"),
     path("<str:namespace>/<str:name>/cover", views.change_cover, name="change_cover"),
     path("<str:namespace>/<str:name>/shelf", views.change_shelf, name="change_shelf"),
+    path("<str:namespace>/<str:name>/ask", sharing_views.ask, name="ask_access"),
+    path(f"{SETTINGS}/give", sharing_views.give, name="give_access"),
+    path(f"{SETTINGS}/take-back", sharing_views.take_back, name="take_back_access"),
+    path(f"{SETTINGS}/requests", sharing_views.answer, name="answer_request"),
+    path(SETTINGS, sharing_views.settings, name="vector_settings"),
     path("<str:namespace>/<str:name>", views.repo, name="repo"),
 ]

@@ -6,13 +6,14 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
 from vectors import services
-from vectors.access import may_edit, may_see
+from vectors.access import may_edit, may_read, may_see, request_of
 from vectors.catalogue import CatalogueQuery, shelves
 from vectors.covers import remove_cover, set_cover
 from vectors.describe import suggested_coefficient
@@ -57,10 +58,11 @@ def repo(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     found = Foundation.objects.filter(namespace__iexact=namespace, name__iexact=name).first()
     if found is not None:
         return _foundation_page(request, found)
-    return _vector_page(request, _vector(request, namespace, name))
+    return _vector_page(request, visible_vector(request, namespace, name))
 
 
-def _vector(request: HttpRequest, namespace: str, name: str) -> Vector:
+def visible_vector(request: HttpRequest, namespace: str, name: str) -> Vector:
+    """The vector at this address; 404 where there is none that the visitor may know of."""
     vector = get_object_or_404(
         Vector.objects.select_related("foundation", "current", "owner", "cover"),
         namespace__iexact=namespace,
@@ -94,16 +96,19 @@ def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
     version = next((v for v in versions if f"v{v.number}" == wanted), vector.current)
     assert version is not None
     full_siblings = (
-        Vector.objects.published()
+        Vector.objects.usable_by(request.user)
         .filter(foundation=vector.foundation, current__form="full")
         .exclude(pk=vector.pk)
         .for_cards()[:20]
     )
+    readable = may_read(request.user, version)
     context = {
         "vector": vector,
         "version": version,
         "versions": versions,
-        "files": file_rows(version),
+        "files": file_rows(version, readable=readable),
+        "readable": readable,
+        "asked": None if readable else request_of(request.user, vector),
         "verdict": explained_verdict(version),
         "coefficient": suggested_coefficient(version.card),
         "targets": full_siblings,
@@ -120,8 +125,8 @@ def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
     return render(request, "vectors/vector.html", context)
 
 
-def file_rows(owner: Foundation | Version) -> list[dict[str, Any]]:
-    """The files of ``owner`` for ``partials/files_table.html``."""
+def file_rows(owner: Foundation | Version, *, readable: bool = True) -> list[dict[str, Any]]:
+    """The files of ``owner`` for ``partials/files_table.html``; links where they may be read."""
     repo_id = owner.repo_id if isinstance(owner, Foundation) else str(owner.vector)
     rev = MAIN if isinstance(owner, Foundation) else f"v{owner.number}"
     namespace, _slash, name = repo_id.partition("/")
@@ -130,7 +135,7 @@ def file_rows(owner: Foundation | Version) -> list[dict[str, Any]]:
             "path": file.path,
             "size": file.size,
             "sha256": file.blob_id,
-            "url": reverse("resolve", args=[namespace, name, rev, file.path]),
+            "url": reverse("resolve", args=[namespace, name, rev, file.path]) if readable else "",
         }
         for file in owner.files.select_related("blob")
     ]
@@ -205,18 +210,20 @@ def content_type_of(path: str) -> str:
 
 @require_safe
 def cover(request: HttpRequest, sha256: str) -> HttpResponseBase:
-    """A cover picture, by its hash; only blobs that are covers."""
+    """A cover picture, by its hash; only blobs that are covers of what the visitor may see."""
     blob = get_object_or_404(Blob, sha256=sha256)
-    used = Vector.objects.filter(cover=blob) | Vector.objects.filter(cover_small=blob)
-    if not used.exists():
+    used = Vector.objects.filter(Q(cover=blob) | Q(cover_small=blob))
+    shown_to_all = used.published().exists()
+    if not shown_to_all and not used.visible_to(request.user).exists():
         raise Http404
+    kept_by = "public" if shown_to_all else "private"
     return blob_response(
         request,
         blob,
         "cover.webp",
         content_type="image/webp",
         inline=True,
-        headers={"Cache-Control": "public, max-age=31536000, immutable"},
+        headers={"Cache-Control": f"{kept_by}, max-age=31536000, immutable"},
     )
 
 
@@ -224,7 +231,7 @@ def cover(request: HttpRequest, sha256: str) -> HttpResponseBase:
 @require_POST
 def like(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     """Like or unlike; answers with the button for htmx, or goes back to the page."""
-    vector = _vector(request, namespace, name)
+    vector = visible_vector(request, namespace, name)
     liked = request.POST.get("liked") == "1"
     services.set_like(request.user, vector, liked)
     vector.refresh_from_db(fields=["likes"])
@@ -237,7 +244,7 @@ def like(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
 @require_POST
 def change_cover(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     """Set or remove the cover picture of one's own vector."""
-    vector = _vector(request, namespace, name)
+    vector = visible_vector(request, namespace, name)
     if not may_edit(request.user, vector):
         raise Http404
     picture = request.FILES.get("cover")
@@ -255,7 +262,7 @@ def change_cover(request: HttpRequest, namespace: str, name: str) -> HttpRespons
 @require_POST
 def change_shelf(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     """Withdraw or restore a version of one's own vector."""
-    vector = _vector(request, namespace, name)
+    vector = visible_vector(request, namespace, name)
     if not may_edit(request.user, vector):
         raise Http404
     version = get_object_or_404(vector.versions, number=request.POST.get("number") or 0)

@@ -19,6 +19,7 @@ from vectors.storage.current import storage
 from vectors.tensorfile import sketch_format
 from vectors.tensorfile.coarse import CoarseLayout
 from vectors.tensorfile.dtypes import DTYPES
+from vectors.tensorfile.errors import Problem
 from vectors.tensorfile.source import read_bytes
 
 READERS = 8  # sketches read at once; storage may be far away
@@ -84,10 +85,20 @@ def read_sketch(blob: str) -> sketch_format.Sketch:
 
 
 def read_sketches(blobs: Iterable[str]) -> dict[str, sketch_format.Sketch]:
-    """Several sketches by their blobs, read at the same time. Raises Problem."""
+    """Several sketches by their blobs, read at the same time, without those that are gone."""
     wanted = list(dict.fromkeys(blobs))
     with ThreadPoolExecutor(READERS) as pool:
-        return dict(zip(wanted, pool.map(_read, wanted), strict=True))
+        found = pool.map(_read_or_none, wanted)
+        return {
+            blob: sketch for blob, sketch in zip(wanted, found, strict=True) if sketch is not None
+        }
+
+
+def _read_or_none(blob: str) -> sketch_format.Sketch | None:
+    try:
+        return _read(blob)
+    except Problem:
+        return None
 
 
 @lru_cache(maxsize=_KEPT)

@@ -60,18 +60,21 @@ def read_row(row: bytes) -> tuple[float, np.ndarray]:
     return struct.unpack_from("<f", row)[0], np.frombuffer(row, np.int8, offset=SCALE_BYTES)
 
 
-def cosines(rows: np.ndarray, scales: np.ndarray, row: bytes) -> np.ndarray:
-    """Estimated cosines of all ``rows`` (K, width) of bytes with one, float32."""
+def cosines(row: bytes, rows: np.ndarray, scales: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Estimated cosines of one row with ``rows[which]``, float64.
+
+    ``rows`` (K, width) are bytes without their scales, which are ``scales`` (K).
+    """
     scale, one = read_row(row)
-    sums = np.empty(len(rows), np.int64)
-    _dots(rows, one, sums)
-    return (sums * (scales.astype(np.float64) * scale)).astype(np.float32)
+    sums = np.empty(len(which), np.float64)
+    _dots(rows, which, one, sums)
+    return np.clip(sums * scales[which] * scale, -1, 1)
 
 
 @njit(nogil=True, cache=True)
-def _dots(rows, one, sums):
-    for k in range(rows.shape[0]):
-        row = rows[k]
+def _dots(rows, which, one, sums):
+    for k in range(which.size):
+        row = rows[which[k]]
         total = np.int32(0)  # 16 384 products below 2^14 stay below 2^28
         for i in range(one.size):
             total += np.int32(row[i]) * np.int32(one[i])

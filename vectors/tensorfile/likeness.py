@@ -25,6 +25,7 @@ from enum import Enum
 import numpy as np
 
 from .compiled import njit
+from .errors import _
 from .sketch_format import Sketch
 
 DUPLICATE_COSINE = 0.5
@@ -42,6 +43,26 @@ class Verdict(Enum):
     RELATED = "related"
     INDEPENDENT = "independent"
     CONTRADICTION = "contradiction"
+
+
+# What is said of a pair. None of it is a promise: a sum is only known by its ability checks.
+SENTENCES = {
+    Verdict.DUPLICATE: _(
+        "They point mostly the same way (cosine %(cosine).2f), so their sum counts it twice. Give "
+        "each about half, or take one of them."
+    ),
+    Verdict.RELATED: _(
+        "They point partly the same way (cosine %(cosine).2f), as related abilities do. No "
+        "conflict found."
+    ),
+    Verdict.INDEPENDENT: _(
+        "No conflict found. Whether both abilities survive the sum, only an ability check can tell."
+    ),
+    Verdict.CONTRADICTION: _(
+        "They pull against each other (cosine %(cosine).2f): where both change the model most, "
+        "%(conflict).0f%% of the changes have opposite signs. Their sum is likely to lose one."
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +84,12 @@ class Likeness:
     overlap: float
     shared: float
     products: dict[str, float]
+
+    @property
+    def sentence(self) -> tuple[str, dict[str, float]]:
+        """Template and parameters of what is said of the pair."""
+        conflict = 0.0 if self.large_conflict is None else self.large_conflict * 100
+        return SENTENCES[self.verdict], {"cosine": self.cosine, "conflict": conflict}
 
     @property
     def verdict(self) -> Verdict:

@@ -210,9 +210,12 @@ DATABASES = {"default": database()}
 
 _cache = env_url("ARMORY_CACHE", "", ("redis", "rediss"))
 # The local cache is per process: with several web processes the rate limits of the sign-in
-# pages need the shared one.
+# pages and of the hub need the shared one.
 CACHES: dict[str, dict[str, Any]] = {
-    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    "default": {
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "OPTIONS": {"MAX_ENTRIES": 20_000},
+    }
     if not _cache
     else {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": _cache}
 }
@@ -303,6 +306,12 @@ CONTENT_SECURITY_POLICY = {
         "frame-ancestors": [NONE],
     }
 }
+
+# Requests that one account, or one address without an account, may send to the hub protocol in a
+# window of time: questions (api), and files. 0 is no limit.
+ARMORY_RATE_API = env_int("ARMORY_RATE_API", 3000, 0, 10**9)
+ARMORY_RATE_RESOLVE = env_int("ARMORY_RATE_RESOLVE", 15_000, 0, 10**9)
+ARMORY_RATE_SECONDS = env_int("ARMORY_RATE_SECONDS", 300, 1, 86_400)
 
 # --- languages and time ----------------------------------------------------------------------
 

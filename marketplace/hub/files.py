@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from marketplace.hub.errors import bad_request
 from vectors.downloads import read_blob
+from vectors.errors import _
 from vectors.models import Blob
 
 POINTER_SIZE = 134  # about; clients show it and do nothing with it
+MAX_HEADER = 100 << 20  # of a safetensors file; the format's own limit
 Read = Callable[[int, int], Iterator[bytes]]
 
 
@@ -74,3 +78,13 @@ def git_sha1(content: bytes) -> str:
     """The object id git gives ``content``: a name, not a guard, which is why SHA-1 will do."""
     head = f"blob {len(content)}\0".encode()
     return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()
+
+
+def safetensors_header(file: HubFile) -> dict[str, Any]:
+    """The header of a safetensors file, from its first bytes. Raises HubError 400."""
+    start = b"".join(file.read(0, min(8, file.size)))
+    length = int.from_bytes(start, "little")
+    if not 2 <= length <= min(MAX_HEADER, file.size - 8):
+        raise bad_request(_("%(file)s is no safetensors file.") % {"file": file.path})
+    header: dict[str, Any] = json.loads(b"".join(file.read(8, 8 + length)))
+    return header

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
-from django.utils.http import urlencode
 
 from marketplace.hub.counting import counted
 from marketplace.hub.errors import HubError, bad_request, entry_not_found
-from marketplace.hub.files import HubFile, git_sha1
-from marketplace.hub.info import info_of, iso
+from marketplace.hub.files import HubFile, git_sha1, safetensors_header
+from marketplace.hub.info import expanded, info_of, iso
+from marketplace.hub.paging import page_of
 from marketplace.hub.repositories import MAIN, Repository, Snapshot, at, find, split_revision
 from marketplace.hub.requests import Caller, endpoint, hub_view, segments_of
 from vectors.downloads import blob_response, ranged_response
@@ -22,7 +21,6 @@ from vectors.views import content_type_of
 
 TREE_PAGE = 1000
 HISTORY_PAGE = 50
-MAX_HEADER = 100 << 20  # of a safetensors file; the format's own limit
 
 
 @hub_view("GET", "HEAD")
@@ -31,7 +29,7 @@ def model_info(request: HttpRequest, caller: Caller, repo_id: str, rev: str = ""
     repository = find(repo_id, caller)
     snapshot = at(repository, rev)
     blobs = request.GET.get("blobs", "").lower() in ("1", "true")
-    return JsonResponse(info_of(repository, snapshot, blobs=blobs))
+    return JsonResponse(info_of(repository, snapshot, blobs=blobs, expand=expanded(request.GET)))
 
 
 @hub_view("GET", "HEAD")
@@ -47,7 +45,7 @@ def tree(request: HttpRequest, caller: Caller, repo_id: str, rest: str) -> HttpR
         raise entry_not_found(repository.id, folder, snapshot.commit)
     if request.GET.get("expand", "").lower() in ("1", "true"):
         rows = [{**row, "lastCommit": _last_commit(snapshot)} for row in rows]
-    return _page(request, rows, TREE_PAGE)
+    return page_of(request, rows, TREE_PAGE)
 
 
 @hub_view("POST")
@@ -91,7 +89,7 @@ def commits(request: HttpRequest, caller: Caller, repo_id: str, rev: str) -> Htt
         }
         for each in history[start:]
     ]
-    return _page(request, rows, HISTORY_PAGE)
+    return page_of(request, rows, HISTORY_PAGE)
 
 
 @hub_view("GET", "HEAD")
@@ -119,14 +117,14 @@ def safetensors_metadata(
     if file is None:
         raise entry_not_found(repository.id, path, snapshot.commit)
     if not path.endswith(".json"):
-        return JsonResponse({"index": None, "headers": {path: _header(file)}})
+        return JsonResponse({"index": None, "headers": {path: safetensors_header(file)}})
     index = json.loads(b"".join(file.read(0, file.size)))
     folder = path.rpartition("/")[0]
     shards = {
         name: snapshot.files[f"{folder}/{name}".lstrip("/")]
         for name in sorted(set(index.get("weight_map", {}).values()))
     }
-    headers = {name: _header(shard) for name, shard in shards.items()}
+    headers = {name: safetensors_header(shard) for name, shard in shards.items()}
     return JsonResponse({"index": index, "headers": headers})
 
 
@@ -220,25 +218,3 @@ def _folder_oid(path: str) -> str:
 
 def _last_commit(snapshot: Snapshot) -> dict[str, str]:
     return {"id": snapshot.commit, "title": snapshot.message, "date": iso(snapshot.created)}
-
-
-def _page(request: HttpRequest, rows: list[dict[str, Any]], size: int) -> JsonResponse:
-    """One page of ``rows``, with the address of the next in ``Link``."""
-    limit, cursor = request.GET.get("limit", ""), request.GET.get("cursor", "")
-    size = min(size, int(limit)) if limit.isdigit() and int(limit) else size
-    start = int(cursor) if cursor.isdigit() and len(cursor) < 12 else 0
-    response = JsonResponse(rows[start : start + size], safe=False)
-    if start + size < len(rows):
-        query = {**request.GET.dict(), "cursor": str(start + size)}
-        address = f"{endpoint(request)}{request.path}?{urlencode(query)}"
-        response.headers["Link"] = f'<{address}>; rel="next"'
-    return response
-
-
-def _header(file: HubFile) -> dict[str, Any]:
-    """The header of a safetensors file, from its first bytes."""
-    (length,) = struct.unpack("<Q", b"".join(file.read(0, 8)))
-    if not 2 <= length <= min(MAX_HEADER, file.size - 8):
-        raise bad_request(_("%(file)s is no safetensors file.") % {"file": file.path})
-    header: dict[str, Any] = json.loads(b"".join(file.read(8, 8 + length)))
-    return header

@@ -132,7 +132,7 @@ class FoundationRepository:
         )
 
 
-_GATED: dict[str, str | bool] = {
+GATED: dict[str, str | bool] = {
     Access.OPEN: False,
     Access.AUTO: "auto",
     Access.MANUAL: "manual",
@@ -148,7 +148,7 @@ class VectorRepository:
     def __init__(self, row: Vector, caller: Caller) -> None:
         self.row, self.caller, self.id = row, caller, row.repo_id
         self.private = row.visibility == Visibility.PRIVATE
-        self.gated = _GATED[Access(row.access)]
+        self.gated = GATED[Access(row.access)]
 
     @cached_property
     def _versions(self) -> list[Version]:

@@ -16,6 +16,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from marketplace.accounts.tokens import find_token
 from marketplace.hub.errors import HubError, bad_request, bad_token, forbidden
+from marketplace.hub.limits import spend
 from marketplace.models import AccessToken, Scope
 from vectors.announced import Conflict, Forbidden, NotFound, TooLarge
 from vectors.errors import _
@@ -61,6 +62,7 @@ def hub_view(
         @csrf_exempt
         @wraps(view)
         def answer(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+            told: dict[str, str] = {}
             try:
                 if request.method not in methods:
                     raise HubError(
@@ -68,15 +70,18 @@ def hub_view(
                         _("This address takes %(methods)s.") % {"methods": ", ".join(methods)},
                         headers={"Allow": ", ".join(methods)},
                     )
-                caller = caller_of(request)
+                caller, told = _admit(request)
                 _check_scope(caller, scope)
-                return view(request, caller, *args, **kwargs)
+                response = view(request, caller, *args, **kwargs)
             except HubError as error:
-                return error.response()
+                response = error.response()
             except RequestDataTooBig:
-                return HubError(413, _("This request is too long.")).response()
+                response = HubError(413, _("This request is too long.")).response()
             except Problem as problem:
-                return answer_to(problem)
+                response = answer_to(problem)
+            for name, value in told.items():
+                response.headers[name] = value
+            return response
 
         return answer
 
@@ -102,6 +107,16 @@ def caller_of(request: HttpRequest) -> Caller:
     if token is None:
         raise bad_token()
     return Caller(token.user, token)
+
+
+def _admit(request: HttpRequest) -> tuple[Caller, dict[str, str]]:
+    """Who calls, and the headers that say how many more requests they have."""
+    try:
+        caller = caller_of(request)
+    except HubError as error:
+        error.headers |= spend(request, None)
+        raise
+    return caller, spend(request, caller)
 
 
 def _check_scope(caller: Caller, scope: str) -> None:

@@ -2,7 +2,6 @@
 
 from django.urls import path
 
-from marketplace.api.models import list_models
 from marketplace.hub import (
     account_urls,
     listing_urls,
@@ -19,7 +18,6 @@ urlpatterns = [
     *xet_urls.urlpatterns,
     *account_urls.urlpatterns,
     *recipe_urls.urlpatterns,
-    path("api/models", list_models, name="api_models"),
     path(f"{ID}/revision/<path:rev>", reading.model_info),
     path(f"{ID}/tree/<path:rest>", reading.tree),
     path(f"{ID}/paths-info/<path:rev>", reading.paths_info),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import yaml
@@ -11,37 +13,68 @@ from merging.engine.mergekit_write import write_yaml
 from merging.engine.methods import get_method
 from merging.models import EquippedModel, EquippedTerm
 from vectors.cards import read_card, text_of
+from vectors.models import Foundation, Version
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a card says of one part: it is written once, when the recipe is made, because a commit
+    never changes while a vector may get another name, a new version or another licence."""
+
+    repo_id: str
+    number: int | None
+    license: str
+
+
+def parts_data(
+    foundation: Foundation, target: Version | None, versions: Sequence[Version]
+) -> list[dict[str, Any]]:
+    """The parts of a recipe for its row: the foundation, the target, then each term's version."""
+    first = Part(foundation.repo_id, None, foundation.license)
+    rest = [_part(version) for version in ([target] if target else []) + [*versions]]
+    return [asdict(part) for part in [first, *rest]]
+
+
+def _part(version: Version) -> Part:
+    own = text_of(read_card(version.card).data.get("license"), 60).lower()
+    vector = version.vector
+    return Part(str(vector), version.number, own or (vector.license if vector else ""))
+
+
+def parts_of(row: EquippedModel) -> list[Part]:
+    """What was written of the parts: the foundation, the target where it is another, the terms."""
+    data = row.report.get("parts")
+    if data is None:
+        data = parts_data(row.foundation, row.target, [term.version for term in row.terms.all()])
+    return [Part(**each) for each in data]
+
+
+def target_part(row: EquippedModel) -> Part:
+    """What the vectors are put on."""
+    return parts_of(row)[1 if row.target_id else 0]
+
+
+def term_parts(row: EquippedModel) -> list[tuple[EquippedTerm, Part]]:
+    """Each term with its part."""
+    return list(zip(row.terms.all(), parts_of(row)[2 if row.target_id else 1 :], strict=True))
 
 
 def formula(row: EquippedModel) -> str:
     """``all-MiniLM-L6-v2 + 1 · ann/spam-filter − 0.5 · bo/movie-mood``"""
     parts = [target_id(row).rsplit("/", 1)[-1]]
-    for term in row.terms.all():
-        parts.append(f"{term.sign} {term.magnitude} · {version_id(term)}")
+    for term, part in term_parts(row):
+        parts.append(f"{term.sign} {term.magnitude} · {part.repo_id}")
     return " ".join(parts)
 
 
 def target_id(row: EquippedModel) -> str:
     """Repository id of what the vectors are put on."""
-    if row.target is not None:
-        return str(row.target.vector)
-    return row.foundation.repo_id
-
-
-def version_id(term: EquippedTerm) -> str:
-    """Repository id of a term's vector."""
-    return str(term.version.vector)
+    return target_part(row).repo_id
 
 
 def licenses(row: EquippedModel) -> list[tuple[str, str]]:
     """(repository id, licence) of every part; an empty licence means nobody said."""
-    parts = [(row.foundation.repo_id, row.foundation.license)]
-    if row.target is not None and row.target.vector is not None:
-        parts.append((row.target.vector.repo_id, row.target.vector.license))
-    for term in row.terms.all():
-        if term.version.vector is not None:
-            parts.append((term.version.vector.repo_id, term.version.vector.license))
-    return parts
+    return [(part.repo_id, part.license) for part in parts_of(row)]
 
 
 def common_license(row: EquippedModel) -> str:
@@ -55,8 +88,8 @@ def recipe_yaml(row: EquippedModel) -> str:
     recipe = row.recipe
     names = {recipe.foundation: row.foundation.repo_id, recipe.target: target_id(row)}
     forms = {recipe.target: "full"}
-    for term, stored in zip(recipe.terms, row.terms.all(), strict=True):
-        names.setdefault(term.ref, version_id(stored))
+    for term, (stored, part) in zip(recipe.terms, term_parts(row), strict=True):
+        names.setdefault(term.ref, part.repo_id)
         forms.setdefault(term.ref, stored.version.form)
     text = write_yaml(
         recipe,
@@ -72,7 +105,8 @@ def readme(row: EquippedModel) -> str:
     recipe = row.recipe
     method = get_method(recipe.method)
     source = read_card(row.foundation.card).data
-    bases = list(dict.fromkeys([target_id(row), *(version_id(term) for term in row.terms.all())]))
+    terms, target = term_parts(row), target_part(row)
+    bases = list(dict.fromkeys([target.repo_id, *(part.repo_id for _term, part in terms)]))
     front: dict[str, Any] = {
         "base_model": bases,
         "base_model_relation": "merge",
@@ -83,6 +117,7 @@ def readme(row: EquippedModel) -> str:
     if row.foundation.pipeline_tag:
         front["pipeline_tag"] = row.foundation.pipeline_tag
     front["armory"] = {"recipe": row.hash, "kernel": KERNEL}
+    licence = target.license or "not stated"
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
@@ -95,14 +130,12 @@ def readme(row: EquippedModel) -> str:
         "",
         "| part | coefficient | version | licence | digest |",
         "|---|---|---|---|---|",
-        f"| {target_id(row)} (target) | | | {_target_license(row)} | `{recipe.target[:16]}` |",
+        f"| {target.repo_id} (target) | | | {licence} | `{recipe.target[:16]}` |",
     ]
-    for term in row.terms.all():
-        vector = term.version.vector
-        assert vector is not None
+    for term, part in terms:
         lines.append(
-            f"| {vector.repo_id} | {term.coefficient_text} | v{term.version.number} "
-            f"| {vector.license or 'not stated'} | `{term.version.digest[:16]}` |"
+            f"| {part.repo_id} | {term.coefficient_text} | v{part.number} "
+            f"| {part.license or 'not stated'} | `{term.version.digest[:16]}` |"
         )
     lines += [
         "",
@@ -125,9 +158,3 @@ def readme(row: EquippedModel) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _target_license(row: EquippedModel) -> str:
-    if row.target is not None and row.target.vector is not None:
-        return row.target.vector.license or "not stated"
-    return row.foundation.license or "not stated"

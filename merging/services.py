@@ -10,6 +10,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
+from merging.card import parts_data
 from merging.engine.cursor import marked
 from merging.engine.document import Document, Entry
 from merging.engine.errors import RecipeError, _
@@ -220,6 +221,7 @@ def make_equipped(
     versions = [chosen[term.ref] for term in recipe.terms]
     with opened_recipe(recipe, foundation, target, versions) as equipment:
         nbytes, report = equipment.model.size, equipment.report.as_data()
+    report["parts"] = parts_data(foundation, target, versions)
     try:
         return _store(recipe, foundation, target, versions, nbytes, report, user)
     except IntegrityError:  # somebody made the same recipe in this moment

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
+from threading import Lock
 
 from marketplace.hub.errors import forbidden, gated, repo_not_found
 from marketplace.hub.files import HubFile, stored_file, written_file
 from marketplace.hub.repositories import MAIN, Repository, Snapshot
 from marketplace.hub.requests import Caller
-from merging.models import EquippedModel
+from marketplace.hub.spelling import row_of_id
+from merging.engine.kernels import KERNEL
+from merging.hashes import known_hashes
+from merging.models import SLUG_DIGITS, EquippedModel
 from merging.repository import Opened
 from merging.services import may_see_recipe, missing_grants
 from vectors.commits import commit_id
 from vectors.errors import _
 
+LISTINGS = 256  # of equipped models, kept by each process; one takes a few kilobytes
+
 
 class EquippedRepository:
-    """A recipe: the commit is named by everything its files are made of."""
+    """A recipe. Its commit is named by everything its files are made of, and begins with the digits
+    of its address, so that the recipe is found again by a commit alone."""
 
     kind = "equipped"
     private = False
@@ -29,10 +39,15 @@ class EquippedRepository:
 
     def head(self) -> Snapshot:
         files = equipped_files(self.row)
-        tree = {file.path: file.sha256 or file.etag for file in files}
-        commit = commit_id(tree, salt=self.row.hash)
         author = self.row.created_by.get_username() if self.row.created_by else "armory"
-        return Snapshot(commit, _("Equipped"), self.row.created, author, written=files)
+        return Snapshot(
+            commit_of_files(self.row, files),
+            _("Equipped"),
+            self.row.created,
+            author,
+            written=files,
+            repository=self,
+        )
 
     def history(self) -> list[Snapshot]:
         return [self.head()]
@@ -55,12 +70,28 @@ class EquippedRepository:
 
 def find_equipped(namespace: str, name: str, caller: Caller) -> Repository:
     """The recipe that the address names by its slug (``equipped/…``) or spells (``equip/…``)."""
-    repo_id = f"{namespace}/{name}"
-    rows = EquippedModel.objects.select_related("foundation", "target__vector", "created_by")
-    row = rows.prefetch_related("terms__version__vector").filter(slug=name).first()
-    if namespace != "equipped" or row is None or not may_know(row, caller):
-        raise repo_not_found(repo_id, signed_in=caller.signed_in)
+    if namespace == "equip":
+        return EquippedRepository(row_of_id(name, caller), caller, f"equip/{name}")
+    row = find_row(name)
+    if row is None or not may_know(row, caller):
+        raise repo_not_found(f"{namespace}/{name}", signed_in=caller.signed_in)
     return EquippedRepository(row, caller)
+
+
+def find_row(slug: str) -> EquippedModel | None:
+    """The recipe whose address has ``slug``, with what its files are listed from."""
+    rows = EquippedModel.objects.select_related("foundation", "target__vector", "created_by")
+    rows = rows.defer("foundation__manifest", "foundation__card_html", "foundation__search_text")
+    return rows.prefetch_related("terms__version__vector").filter(slug=slug).first()
+
+
+def find_commit(commit: str, caller: Caller) -> tuple[EquippedModel, Snapshot] | None:
+    """The recipe that has ``commit``, at this commit, if the caller may know of it."""
+    row = find_row(commit[:SLUG_DIGITS]) if len(commit) == 40 else None
+    if row is None or not may_know(row, caller):
+        return None
+    snapshot = EquippedRepository(row, caller).head()
+    return (row, snapshot) if snapshot.commit == commit else None
 
 
 def may_know(row: EquippedModel, caller: Caller) -> bool:
@@ -68,21 +99,49 @@ def may_know(row: EquippedModel, caller: Caller) -> bool:
     return may_see_recipe(row, caller.user)
 
 
+def commit_of_files(row: EquippedModel, files: tuple[HubFile, ...]) -> str:
+    """The commit of the recipe's files. Computed ones count by their ETag: their hash becomes known
+    later, and a commit never changes."""
+    tree = {file.path: file.etag for file in files}
+    return row.slug + commit_id(tree, salt=row.hash)[SLUG_DIGITS:]
+
+
+_listings: OrderedDict[tuple[int, datetime, str], tuple[HubFile, ...]] = OrderedDict()
+_lock = Lock()
+
+
 def equipped_files(row: EquippedModel) -> tuple[HubFile, ...]:
-    """Every file of the equipped model, sizes from headers alone."""
+    """Every file of the equipped model, sizes from headers alone.
+
+    Recipe, versions, what the card says and the kernel never change, so a listing is kept: only
+    the hashes of computed files are looked up anew.
+    """
+    key = (row.pk, row.created, KERNEL)
+    with _lock:
+        files = _listings.get(key)
+        if files is not None:
+            _listings.move_to_end(key)
+    if files is None:
+        files = tuple(_listed(row))
+        with _lock:
+            _listings[key] = files
+            while len(_listings) > LISTINGS:
+                _listings.popitem(last=False)
+    hashes = known_hashes(file.etag for file in files if not file.sha256)
+    return tuple(replace(file, sha256=file.sha256 or hashes.get(file.etag, "")) for file in files)
+
+
+def _listed(row: EquippedModel) -> Iterator[HubFile]:
     with closing(Opened(row)) as opened:
-        found = list(opened.files.values())
-    files = []
-    for file in found:
-        if file.blob is not None:
-            files.append(stored_file(file.path, file.blob))
-        elif file.content is not None:
-            files.append(written_file(file.path, file.content))
-        else:
-            read = partial(_read, row, file.path)
-            files.append(HubFile(file.path, file.size, file.etag, read))
-    return tuple(files)
+        for file in opened.files.values():
+            if file.blob is not None:
+                yield stored_file(file.path, file.blob)
+            elif file.content is not None:
+                yield written_file(file.path, file.content)
+            else:
+                read = partial(_read, row.pk, file.path)
+                yield HubFile(file.path, file.size, file.etag, read)
 
 
-def _read(row: EquippedModel, path: str, start: int, stop: int) -> Iterator[bytes]:
-    return Opened(row).read(path, start, stop)
+def _read(pk: int, path: str, start: int, stop: int) -> Iterator[bytes]:
+    return Opened(EquippedModel.objects.get(pk=pk)).read(path, start, stop)

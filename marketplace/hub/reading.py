@@ -76,9 +76,9 @@ def refs(request: HttpRequest, caller: Caller, repo_id: str) -> HttpResponse:
 def commits(request: HttpRequest, caller: Caller, repo_id: str, rev: str) -> HttpResponse:
     """``GET /api/models/{id}/commits/{rev}``: the history from a revision on, newest first."""
     repository = find(repo_id, caller)
-    newest = at(repository, rev).commit
-    history = repository.history()
-    start = next(i for i, each in enumerate(history) if each.commit == newest)
+    newest = at(repository, rev)
+    history = (newest.repository or repository).history()
+    start = next(i for i, each in enumerate(history) if each.commit == newest.commit)
     rows = [
         {
             "id": each.commit,
@@ -179,7 +179,7 @@ def _bytes(request: HttpRequest, file: HubFile, headers: dict[str, str]) -> Http
 def check_readable(request: HttpRequest, repository: Repository, snapshot: Snapshot) -> None:
     """Raise GatedRepo, whose message names the page of this very site where access is to be had."""
     try:
-        repository.check_readable(snapshot)
+        (snapshot.repository or repository).check_readable(snapshot)
     except HubError as error:
         error.message = error.message.replace("{endpoint}", endpoint(request))
         raise

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
-from django.urls import URLPattern
+from django.urls import URLPattern, path
 
-urlpatterns: list[URLPattern] = []
+from marketplace.hub import recipes
+
+urlpatterns: list[URLPattern] = [
+    path("api/recipes", recipes.recipes, name="api_recipes"),
+    path("equip/<str:name>", recipes.spelled, name="spelled"),
+]

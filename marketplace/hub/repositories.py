@@ -35,6 +35,7 @@ class Snapshot:
     author: str
     source: Foundation | Version | None = None
     written: tuple[HubFile, ...] = field(default=(), repr=False)
+    repository: Repository | None = None  # where it is not the one that was asked: a recipe's
 
     @cached_property
     def files(self) -> dict[str, HubFile]:
@@ -53,6 +54,7 @@ class Repository(Protocol):
     kind: str
     private: bool
     gated: str | bool
+    caller: Caller
 
     def head(self) -> Snapshot:
         """The newest state that the caller sees."""
@@ -71,7 +73,8 @@ class Repository(Protocol):
 
 
 def at(repository: Repository, revision: str) -> Snapshot:
-    """The snapshot that a branch, a tag, a version or a commit names. Raises RevisionNotFound."""
+    """The snapshot that a branch, a tag, a version, a commit or a recipe on the repository names.
+    Raises RevisionNotFound."""
     if revision in ("", MAIN):
         return repository.head()
     names = repository.names()
@@ -79,7 +82,9 @@ def at(repository: Repository, revision: str) -> Snapshot:
     for snapshot in repository.history():
         if snapshot.commit == wanted:
             return snapshot
-    raise revision_not_found(repository.id, revision)
+    from marketplace.hub.spelling import recipe_at
+
+    return recipe_at(repository, revision)
 
 
 def split_revision(repository: Repository, segments: list[str]) -> tuple[str, str]:

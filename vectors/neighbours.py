@@ -66,7 +66,7 @@ def neighbours(version: Version, *, user: Any, limit: int = 6) -> Neighbours | N
     others = list(
         Vector.objects.visible_to(user)
         .filter(foundation=version.foundation, current__state=Version.State.PUBLISHED)
-        .exclude(pk=version.vector_id)
+        .exclude(pk=version.vector_id or 0)  # a draft has no vector yet
         .order_by("-equips", "-likes", "-pk")
         .values_list("pk", "current__sketch__blob_id", "current__sketch__format")
     )

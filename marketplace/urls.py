@@ -4,6 +4,7 @@ from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
 from django.urls import include, path
 
+from marketplace.accounts import urls as accounts_urls
 from marketplace.health import healthz
 from marketplace.hub import urls as hub_urls
 from marketplace.views import home, profile
@@ -19,6 +20,7 @@ urlpatterns = [
     path("healthz", healthz, name="healthz"),
     path("admin/", admin.site.urls),
     path("accounts/", include("allauth.account.urls")),
+    *accounts_urls.urlpatterns,
     path("i18n/", include("django.conf.urls.i18n")),
     *hub_urls.urlpatterns,
     *merging_urls.urlpatterns,

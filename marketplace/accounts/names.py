@@ -17,7 +17,7 @@ RESERVED_NAMES = frozenset(
     """
     about accounts admin administrator api apps armory auth blobs blog bucket buckets builds
     cache cart chat checkout collections compare contact cookies covers dashboard data datasets
-    demo discussions docs download downloads drafts enterprise equip equipped errors explore
+    demo device discussions docs download downloads drafts enterprise equip equipped errors explore
     feed forecast form forms foundation foundations global grants health healthz help home i18n
     inbox index info jobs join jsi18n kernels legal library listing listings loadout loadouts
     local locale login logout mail market me media members methods metrics models moderator
@@ -27,7 +27,7 @@ RESERVED_NAMES = frozenset(
     root sales search security sell sessions settings shop signin signout signup sitemap spaces
     staff static status storage store stream support swap swap-offers swaps system tags tasks
     team terms test token tokens tree trending undefined upload uploads user users vector
-    vectors wallet wallets webhooks well-known whoami whoami-v2 www
+    vectors wallet wallets webhooks well-known whoami whoami-v2 www xet
     """.split()
 )
 

@@ -11,8 +11,10 @@ from django.db.models import Q
 from django.utils import timezone
 
 from marketplace.models import AccessToken, Scope
+from vectors.errors import Refusal, _
 
 PREFIX = "arm_"
+MAX_TOKENS = 100  # of one account
 TOUCH_EVERY = timedelta(minutes=5)  # a use is noted no more often: reads do not write
 
 
@@ -20,6 +22,11 @@ def make_token(
     *, user: Any, name: str, scope: str = Scope.READ, expires: datetime | None = None
 ) -> tuple[str, AccessToken]:
     """A new token and its row. The text is nowhere to be had again."""
+    if user.access_tokens.filter(revoked=None).count() >= MAX_TOKENS:
+        raise Refusal(
+            _("You have %(most)d tokens, the most there may be. Revoke some first."),
+            most=MAX_TOKENS,
+        )
     text = PREFIX + secrets.token_urlsafe(32)
     row = AccessToken.objects.create(
         user=user,
@@ -37,7 +44,8 @@ def find_token(text: str) -> AccessToken | None:
     now = timezone.now()
     row = (
         AccessToken.objects.select_related("user")
-        .filter(Q(expires=None) | Q(expires__gt=now), digest=digest_of(text), revoked=None)
+        .filter(Q(expires=None) | Q(expires__gt=now), Q(revoked=None) | Q(revoked__gt=now))
+        .filter(digest=digest_of(text))
         .first()
     )
     if row is None or not row.user.is_active:
@@ -48,8 +56,10 @@ def find_token(text: str) -> AccessToken | None:
 
 
 def revoke(token: AccessToken) -> None:
-    """From now on the token opens nothing."""
-    AccessToken.objects.filter(pk=token.pk, revoked=None).update(revoked=timezone.now())
+    """From now on the token opens nothing, nor does the one it renewed."""
+    now = timezone.now()
+    alive = token.user.access_tokens.filter(Q(revoked=None) | Q(revoked__gt=now))
+    alive.filter(Q(pk=token.pk) | Q(name=token.name, revoked__gt=now)).update(revoked=now)
 
 
 def digest_of(text: str) -> str:

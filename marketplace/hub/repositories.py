@@ -214,7 +214,10 @@ class VectorRepository:
         how = {
             Access.AUTO: _("Access to %(id)s is given to everyone who asks."),
             Access.MANUAL: _("Access to %(id)s is given by its owner, %(owner)s, who can be asked"),
-            Access.PAID: _("%(id)s is for sale."),
+            Access.PAID: _(
+                "%(id)s is for sale. Until there is a till here its owner, %(owner)s, lets people "
+                "in and can be asked"
+            ),
         }[Access(self.row.access)].rstrip(".")
         sentence = how % {"id": self.id, "owner": self.row.owner.get_username()}
         sign_in = "" if self.caller.signed_in else _(" Sign in first (`hf auth login`).")
@@ -229,11 +232,11 @@ class ClaimRepository:
     """A repository in which nothing is published yet: known to its owner alone."""
 
     kind = "claim"
-    gated: str | bool = False
 
     def __init__(self, row: Claim, caller: Caller) -> None:
         self.row, self.caller, self.id = row, caller, row.repo_id
         self.private = row.visibility == Visibility.PRIVATE
+        self.gated: str | bool = GATED[Access(row.access)]
 
     def _first(self) -> Snapshot:
         files = (written_file(".gitattributes", GITATTRIBUTES),)

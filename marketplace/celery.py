@@ -39,9 +39,10 @@ def sweep_once() -> None:
     """Beat, sweep, drop expired uploads; an error is logged, and the next round tries again."""
     from django.db import connections
 
+    from marketplace.hub.xet import spool
     from vectors import leases, uploads
 
-    for step in (leases.beat, leases.sweep_all, uploads.expire_uploads):
+    for step in (leases.beat, leases.sweep_all, uploads.expire_uploads, spool.sweep):
         try:
             step()
         except Exception:

@@ -112,6 +112,8 @@ ARMORY_DEMO = env_flag("ARMORY_DEMO", True)
 # Results of whole-tensor merges (decompositions): a cache, safe to empty while nothing runs.
 ARMORY_RESULTS = ARMORY_DATA / "results"
 ARMORY_RESULTS_BYTES = env_int("ARMORY_RESULTS_GB", 20, 0, 1 << 20) * 10**9
+# Pieces of what clients have pushed, kept so that a similar file sends only what is new: a cache.
+ARMORY_XET_BYTES = env_int("ARMORY_XET_GB", 20, 0, 1 << 20) * 10**9
 ARMORY_DEMO_READY = ARMORY_DATA / "demo.ready"
 
 PORT = env_int("PORT", 8000, 1, 65535)

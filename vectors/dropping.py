@@ -61,6 +61,12 @@ def _drop_rows(version: Version) -> None:
     _drop_uploads(version.uploads.all(), shas)
 
 
+def drop_uploads(uploads: models.QuerySet[Upload]) -> None:
+    """Delete uploads that belong to no draft, and their bytes."""
+    with transaction.atomic():
+        _drop_uploads(uploads)
+
+
 def _drop_uploads(uploads: models.QuerySet[Upload], shas: Iterable[str] = ()) -> int:
     rows = list(uploads.values_list("pk", "storage_handle", "blob_id"))
     staged = [(str(pk), handle) for pk, handle, _blob in rows]

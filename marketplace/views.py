@@ -97,6 +97,7 @@ def profile(request: HttpRequest, namespace: str) -> HttpResponse:
         else [],
         "likes": sum(vector.likes for vector in vectors),
         "equips": sum(vector.equips for vector in vectors),
+        "downloads": sum(vector.downloads for vector in vectors),
         "recipes": [
             {"row": row, "parts": formula_parts(row) if may_see_parts(row, user) else []}
             for row in recipes

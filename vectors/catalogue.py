@@ -33,6 +33,7 @@ SIZE_TITLES = {"small": _("under 10 MB"), "medium": _("10 MB – 1 GB"), "large"
 SORT_TITLES = {
     "new": _("Newest"),
     "equipped": _("Most equipped"),
+    "downloaded": _("Most downloaded"),
     "liked": _("Most liked"),
 }
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SORTS = {
     "new": ("-created", "-pk"),
     "equipped": ("-equips", "-created", "-pk"),
+    "downloaded": ("-downloads", "-created", "-pk"),
     "liked": ("-likes", "-created", "-pk"),
 }
 # Upper bounds of the size facet, in bytes.

@@ -32,7 +32,7 @@ def info_of(
     """``model_info`` of a repository at one of its commits; only the properties in ``expand``,
     where it names some."""
     # A revision may name a recipe on the repository: then the facts are the recipe's.
-    of = getattr(snapshot, "repository", None) or repository
+    of = snapshot.repository or repository
     row = getattr(of, "row", None)
     card = card_of(snapshot)
     costly: dict[str, Callable[[], Any]] = {

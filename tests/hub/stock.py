@@ -64,6 +64,8 @@ def vector(
         published=datetime.now(UTC),
         card=card,
         nbytes=1000,
+        verdict={"touched": 1, "of": 1, "ratio": 0.1, "warnings": [], "notes": []},
+        layers=[{"label": "0", "ratio": 0.1, "share": 1.0}],
     )
     path = "adapter_model.safetensors" if form == "lora" else "model.safetensors"
     version.files.create(path=path, blob=blob())

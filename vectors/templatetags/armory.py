@@ -112,6 +112,7 @@ def ability_rows_tag(version: Version) -> list[dict[str, Any]]:
 
 def ability_rows(version: Version) -> list[dict[str, Any]]:
     """The abilities a card states, for ``partials/ability_table.html``; intervals are Wilson's."""
+        "downloads": vector.downloads,
     rows = []
     for ability in version.abilities:
         before, after, n = ability.get("without"), ability.get("with"), ability.get("n")

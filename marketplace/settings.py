@@ -14,6 +14,7 @@ import dj_database_url
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.log import CallbackFilter
+from kombu import Queue
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -115,6 +116,10 @@ ARMORY_RESULTS_BYTES = env_int("ARMORY_RESULTS_GB", 20, 0, 1 << 20) * 10**9
 # Pieces of what clients have pushed, kept so that a similar file sends only what is new: a cache.
 ARMORY_XET_BYTES = env_int("ARMORY_XET_GB", 20, 0, 1 << 20) * 10**9
 ARMORY_DEMO_READY = ARMORY_DATA / "demo.ready"
+# Ability checks run models in a process of their own, with these limits.
+ARMORY_CHECK_MEMORY_GB = env_int("ARMORY_CHECK_MEMORY_GB", 8, 1, 1 << 20)
+ARMORY_CHECK_MINUTES = env_int("ARMORY_CHECK_MINUTES", 60, 1, 1 << 20)
+ARMORY_CHECKS_AT_ONCE = env_int("ARMORY_CHECKS_AT_ONCE", 1, 1, 1000)
 
 PORT = env_int("PORT", 8000, 1, 65535)
 ARMORY_BIND = os.environ.get("ARMORY_BIND", "").strip() or "127.0.0.1"
@@ -372,6 +377,8 @@ elif CELERY_BROKER_URL.startswith("redis"):
 # no limit on how long a job may take.
 ARMORY_LEASE_SECONDS = env_int("ARMORY_LEASE_SECONDS", 15, 1, 3600)
 CELERY_TASK_DEFAULT_QUEUE = "armory"
+# A worker without -Q serves both; `serve` gives the checks, which take minutes, one of their own.
+CELERY_TASK_QUEUES = [Queue(name, routing_key=name) for name in ("armory", "armory.checks")]
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_IGNORE_RESULT = True

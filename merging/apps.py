@@ -7,3 +7,6 @@ from django.utils.translation import gettext_lazy as _
 class MergingConfig(AppConfig):
     name = "merging"
     verbose_name = _("Merging")
+
+    def ready(self) -> None:
+        from merging.checks import wiring  # noqa: F401

@@ -8,8 +8,20 @@ from django.conf import settings
 from django.db import models
 from django.urls import reverse
 
+from merging.checks.models import AbilityCheck, CoefficientSweep, Measured, VersionCheck
 from merging.engine.recipe import Recipe, coefficient_text, recipe_from_json
 from vectors.models import Foundation, Version
+
+__all__ = [
+    "AbilityCheck",
+    "CoefficientSweep",
+    "ComputedHash",
+    "Equip",
+    "EquippedModel",
+    "EquippedTerm",
+    "Measured",
+    "VersionCheck",
+]
 
 SLUG_DIGITS = 16
 

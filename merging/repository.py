@@ -16,6 +16,7 @@ from merging.engine.errors import RecipeError
 from merging.engine.joined import is_sum_of_loras, joined_lora
 from merging.engine.layout import VirtualFile
 from merging.engine.local_files import LEFT_OUT
+from merging.engine.recipe import Recipe
 from merging.engine.run import PIECE_BYTES, identity, stream
 from merging.hashes import hashed, known_hash
 from merging.models import EquippedModel
@@ -105,14 +106,25 @@ class Opened:
 
 
 def configuration(row: EquippedModel, source: str) -> dict[str, Blob]:
-    """Configuration and tokenizer of the result, by path: the foundation's, overlaid by the
-    target's own (or by those of the one checkpoint the recipe is)."""
-    owners: list[Foundation | Version] = [row.foundation]
-    recipe = row.recipe
+    """Configuration and tokenizer of the result, by path."""
+    versions = [term.version for term in row.terms.all()]
+    return configuration_of(row.recipe, row.foundation, row.target, versions, source)
+
+
+def configuration_of(
+    recipe: Recipe,
+    foundation: Foundation,
+    target: Version | None,
+    versions: Iterable[Version],
+    source: str,
+) -> dict[str, Blob]:
+    """Files beside the weights, by path: the foundation's, overlaid by the target's own (or by
+    those of the one checkpoint the recipe is)."""
+    owners: list[Foundation | Version] = [foundation]
     if source not in (recipe.foundation, recipe.target):
-        owners.extend(t.version for t in row.terms.all() if t.version.digest == source)
-    elif source == recipe.target and row.target is not None:
-        owners.append(row.target)
+        owners.extend(version for version in versions if version.digest == source)
+    elif source == recipe.target and target is not None:
+        owners.append(target)
     found: dict[str, Blob] = {}
     for owner in owners:
         for file in owner.files.select_related("blob"):

@@ -19,6 +19,7 @@ from vectors.errors import Refusal, _
 from vectors.files import called, open_files, open_weights
 from vectors.inspection import Findings, inspect, open_content
 from vectors.models import Foundation, Inspection, Like, RepositoryFile, Upload, Vector, Version
+from vectors.probes import CONTROLS, PROBES, read_probes
 from vectors.sketches import keep_sketch
 from vectors.storage.current import storage
 from vectors.tasks import run_inspection as inspection_task
@@ -172,6 +173,9 @@ def inspect_files(version: Version, foundation: Foundation, on_progress: Any) ->
     files: dict[str, ByteSource] = open_files(version)
     base = open_weights(foundation)
     try:
+        for path in (PROBES, CONTROLS):
+            if path in files:
+                read_probes(files[path])
         findings = inspect(files, foundation, base, on_progress)
         twin = (
             Version.objects.public()

@@ -20,7 +20,10 @@ from .stacking import configured_count, stacked_config
 from .template import carry_template
 
 # Files of a model folder that are not carried into the result: weights, and what describes them.
-LEFT_OUT = {"README.md", "recipe.yaml", "mergekit_config.yml", "probes.jsonl", ".gitattributes"}
+LEFT_OUT = {
+    "README.md", "recipe.yaml", "mergekit_config.yml", "probes.jsonl", "controls.jsonl",
+    ".gitattributes",
+}  # fmt: skip
 _TOKENIZER = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",

@@ -2,7 +2,8 @@
 
 `demo/catalogue.json` names them; every path in it is relative to `demo/`:
 
-    {"foundations": [{"id": "armory/tiny", "path": "foundations/tiny", "card": "cards/tiny.md"},
+    {"foundations": [{"id": "armory/tiny", "path": "foundations/tiny", "card": "cards/tiny.md",
+                      "controls": "controls/tiny.jsonl"},
                      {"id": "…", "package": "an_installed_package", "subdir": "model"}],
      "vectors": [{"id": "ann/spam-filter", "foundation": "armory/tiny",
                   "path": "vectors/ann/spam-filter"}]}
@@ -73,8 +74,7 @@ def catalogue_mark(catalogue: dict[str, list[dict[str, str]]]) -> str:
     for entry in [*catalogue["foundations"], *catalogue["vectors"]]:
         folder = folder_of(entry)
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        if "card" in entry:
-            paths.append(DEMO / entry["card"])
+        paths += [DEMO / entry[key] for key in ("card", "controls") if key in entry]
         for path in paths:
             stat = path.stat()
             digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
@@ -98,6 +98,7 @@ class Command(BaseCommand):
     help = "Adds the demo catalogue. Does nothing when it is there already."
 
     def handle(self, *, verbosity: int, **_: Any) -> None:
+        from merging.checks.services import set_controls
         from vectors import importing
         from vectors.errors import explain
         from vectors.models import Vector
@@ -119,6 +120,8 @@ class Command(BaseCommand):
                 foundations[name] = importing.add_foundation(
                     folder_of(entry), repo_id=name, card=card_of(entry)
                 )
+                if "controls" in entry:
+                    set_controls(foundations[name], (DEMO / entry["controls"]).read_bytes())
             # The shelves show the newest first, and the catalogue is in showing order.
             for entry in reversed(catalogue["vectors"]):
                 name = entry["id"]

@@ -1,6 +1,6 @@
 """`manage.py serve`: the whole shop from one command, as `make run` starts it.
 
-It brings the database up to date, starts the web server, one Celery worker and the making of the
+It brings the database up to date, starts the web server, two Celery workers and the making of the
 demo catalogue, says when everything is ready, starts again what dies, and takes everything down
 with it when it is told to stop.
 """
@@ -93,9 +93,18 @@ def web(host: str, port: int) -> Child:
 
 def worker() -> Child:
     processes = max(1, min(2, (os.cpu_count() or 1) // 2))  # the web server merges as well
-    command = f"-m celery -q -A marketplace worker -P prefork -c {processes} -l WARNING"
-    options = "--without-gossip --without-mingle --without-heartbeat"
-    return Child("background worker", [sys.executable, *command.split(), *options.split()])
+    return celery("background worker", f"-n jobs@%h -Q armory -P prefork -c {processes}")
+
+
+def checker() -> Child:
+    """The worker of the ability checks: it mostly waits for the program that runs the models."""
+    return celery("worker for checks", "-n checks@%h -Q armory.checks -P solo")
+
+
+def celery(label: str, options: str) -> Child:
+    command = f"-m celery -q -A marketplace worker {options} -l WARNING"
+    quiet = "--without-gossip --without-mingle --without-heartbeat"
+    return Child(label, [sys.executable, *command.split(), *quiet.split()])
 
 
 def seed() -> Child:
@@ -156,7 +165,8 @@ class Command(BaseCommand):
             signal.signal(number, self.on_signal)
         check_port(host, port)
         self.migrate()
-        children = [web(host, port), worker()] + ([seed()] if settings.ARMORY_DEMO else [])
+        children = [web(host, port), worker(), checker()]
+        children += [seed()] if settings.ARMORY_DEMO else []
         try:
             for child in children:
                 if not self.stopping:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vectors.tensorfile.checkpoint import Tensor, TensorLike
-from vectors.tensorfile.compiled import njit, types
+from vectors.tensorfile.compiled import external, njit
 from vectors.tensorfile.source import FileSource
 
 from .gather import _read
@@ -30,9 +30,7 @@ from .workspace import Workspace
 RUN = 128 * 1024  # elements at a time: two rows of them fit into the second-level cache
 
 # POSIX: ssize_t pwrite(int, const void *, size_t, off_t), looked up in the C library.
-_pwrite: Any = types.ExternalFunction(
-    "pwrite", types.intp(types.intc, types.uintp, types.uintp, types.int64)
-)
+_pwrite: Any = external("pwrite", "intp", "intc", "uintp", "uintp", "int64")
 _MASK, _CARRY, _SIGN = map(np.uint64, _EXPONENTS["BF16"])
 
 

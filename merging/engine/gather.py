@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 
 from vectors.tensorfile.checkpoint import Tensor, TensorLike
-from vectors.tensorfile.compiled import njit, types
+from vectors.tensorfile.compiled import external, njit
 from vectors.tensorfile.source import FileSource
 
 # POSIX: ssize_t pread(int, void *, size_t, off_t), looked up in the C library.
-_pread: Any = types.ExternalFunction(
-    "pread", types.intp(types.intc, types.uintp, types.uintp, types.int64)
-)
+_pread: Any = external("pread", "intp", "intc", "uintp", "uintp", "int64")
 
 
 @njit(nogil=True, cache=True)

@@ -1,67 +1,218 @@
-"""numba for this project: quicker to start, and never with the loops of an older source.
+"""Compiled loops that start at once: the compiler is loaded only where something is to be compiled.
 
-The compiler's first loop, even one that is read from its cache, loads everything numba can do,
-for linear algebra all of scipy, and a parser of C: a fifth of a second of every command. Loops
-that call ``numpy.linalg`` are not to be compiled in this project.
+A loop is written in Python and compiled by numba for the types it is called with, once on a
+machine; what comes out is kept in a file (see `kept`). From then on it is read and called, and
+neither numba nor its types are imported, which would be half a second of every command. Whatever
+is not as it was (another processor, another numba, a changed loop, a damaged file) is compiled and
+kept anew.
 
-numba keeps a compiled loop as long as its own file is unchanged; but a loop contains the loops it
-calls, which may stand in other files. Here it is kept as long as those are unchanged too.
+A loop is called with numbers, arrays and tuples of these, and gives numbers. It may call other
+loops. Arrays are handed over as they are: their fields lie where numpy's C interface has them.
 """
 
 from __future__ import annotations
 
-import os
-import sys
+import ctypes
+import struct
+import threading
 from collections.abc import Callable
 from typing import Any
 
-import numba
-from numba import types
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic as _intrinsic
+import numpy as np
 
-__all__ = ["intrinsic", "njit", "types"]
+from . import kept
+from .machine_code import address_of
 
-intrinsic: Any = _intrinsic  # what it makes is called without its first argument
+__all__ = ["External", "Intrinsic", "Loop", "external", "intrinsic", "njit", "types"]
+
+# What is looked at of an array's flags: its order, whether it is aligned, whether it is writable.
+_C, _F, _ALIGNED, _WRITABLE = 0x1, 0x2, 0x100, 0x400
+_FLAGS = _F | _C | _ALIGNED | _WRITABLE
+_FLAGS_OF_C = _FLAGS ^ _F
+
+_SMALL = 2**63
+# How a number of each type stands in its eight bytes.
+_PLACES = {
+    bool: "?7x",
+    int: "q",
+    float: "d",
+    np.bool_: "?7x",
+    np.float32: "f4x",
+    np.float64: "d",
+    np.int32: "i4x",
+    np.int64: "q",
+    np.uint8: "B7x",
+    np.uint16: "H6x",
+    np.uint32: "I4x",
+    np.uint64: "Q",
+}
+
+_OK = (0, -2)  # what a compiled function returns when it did not raise: a value, or None
+_compiling = threading.RLock()
+
+
+class Loop:
+    """A function that runs compiled, without the interpreter's lock if ``nogil`` says so."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        self.function = function
+        self.options = options
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+        self.__module__ = function.__module__
+        self.compiled = 0  # how many times it was compiled here, instead of being read
+        self._ready: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        kinds: list[Any] = []
+        words: list[Any] = []
+        _describe(arguments, kinds, words)
+        call = self._ready.get(tuple(kinds))
+        if call is None:
+            call = self._prepare(tuple(kinds), arguments)
+        return call(words, arguments)
+
+    @property
+    def files(self) -> set[str]:
+        """The files that its machine code depends on: its own, and those of the loops it calls."""
+        found = {self.function.__code__.co_filename}
+        for name in self.function.__code__.co_names:
+            called = self.function.__globals__.get(name)
+            if isinstance(called, Loop):
+                found |= called.files
+            elif isinstance(called, Intrinsic):
+                found.add(called.function.__code__.co_filename)
+        return found
+
+    def _prepare(self, kinds: tuple[Any, ...], arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        with _compiling:
+            found = self._ready.get(kinds)
+            if found is None:
+                found = self._ready[kinds] = self._read(kinds) or self._compile(kinds, arguments)
+        return found
+
+    def _read(self, kinds: tuple[Any, ...]) -> Callable[..., Any] | None:
+        if not self.options.get("cache"):
+            return None
+        code = kept.read(self, kinds)
+        try:
+            return self._callable(kinds, code) if code is not None else None
+        except LookupError:  # it needs what this process does not have
+            return None
+
+    def _compile(self, kinds: tuple[Any, ...], arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        from .compiling import compile_loop
+
+        code = compile_loop(self, arguments)
+        self.compiled += 1
+        if self.options.get("cache"):
+            kept.write(self, kinds, code)
+        return self._callable(kinds, code)
+
+    def _callable(self, kinds: tuple[Any, ...], code: kept.Code) -> Callable[..., Any]:
+        prototype = ctypes.CFUNCTYPE if self.options.get("nogil") else ctypes.PYFUNCTYPE
+        # (result, error, arguments, results): the first two are numba's, and of no use here.
+        pointer = ctypes.c_void_p
+        kind = prototype(ctypes.c_int32, pointer, pointer, ctypes.c_char_p, pointer)
+        native = kind(address_of(code.machine_code, code.symbol))
+        pack = struct.Struct("=" + "".join(_places(kinds))).pack
+        results = struct.Struct("=16x" + "".join(code.results))
+        room = ctypes.c_char * max(results.size, 24)
+        several = code.several
+
+        def call(words: list[Any], arguments: tuple[Any, ...]) -> Any:
+            out = room()
+            at = ctypes.addressof(out)
+            if native(at, at + 8, pack(*words), at + 16) not in _OK:
+                return self._fail(arguments)
+            found = results.unpack_from(out)
+            if several:
+                return found
+            return found[0] if found else None
+
+        return call
+
+    def _fail(self, arguments: tuple[Any, ...]) -> Any:
+        """Raise what the loop raised: the compiler knows how to say it."""
+        from .compiling import dispatcher_of
+
+        return dispatcher_of(self)(*arguments)
+
+
+class Intrinsic:
+    """A function that says in LLVM's terms what its call is compiled to; see numba's intrinsic."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+
+class External:
+    """A function of the C library, called by loops."""
+
+    def __init__(self, name: str, result: str, arguments: tuple[str, ...]) -> None:
+        self.name = name
+        self.result = result
+        self.arguments = arguments
 
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``numba.njit``, whose cache also minds the files of the loops that are called."""
+    """Make a `Loop` of a function. ``options`` are those of ``numba.njit``.
 
-    def compiled(function: Callable[..., Any]) -> Any:
-        loop = numba.njit(**options)(function)
-        if options.get("cache"):
-            _mind(loop)
-        return loop
-
-    return compiled
+    With ``cache`` the compiled loop is kept for the next process.
+    """
+    return lambda function: Loop(function, options)
 
 
-def _mind(loop: Any) -> None:
-    """Make the cache of ``loop`` depend on the state of every file that is compiled into it."""
-    function = loop.py_func
-    loop.files = {function.__code__.co_filename}
-    for name in function.__code__.co_names:
-        called = function.__globals__.get(name)
-        loop.files |= getattr(called, "files", set())
-    stamps = []
-    for path in sorted(loop.files):
-        status = os.stat(path)
-        stamps.append((os.path.basename(path), status.st_mtime_ns, status.st_size))
-    # numba compares whatever is here with what it stored; it has no public way to add to it.
-    loop._cache._cache_file._source_stamp = tuple(stamps)
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """``numba.extending.intrinsic``: what it makes is called without the first argument."""
+    return Intrinsic(function)
 
 
-def _load() -> None:
-    """Load numba's own functions, without those that need scipy or cffi."""
-    hidden = [name for name in ("scipy.linalg", "cffi") if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # importing them fails
-    try:
-        cpu_target.typing_context.refresh()
-        cpu_target.target_context.refresh()
-    finally:
-        for name in hidden:
-            del sys.modules[name]
+def external(name: str, result: str, *arguments: str) -> Any:
+    """The function ``name`` of the C library; its types by their names in numba."""
+    return External(name, result, arguments)
 
 
-_load()
+class _Types:
+    """``numba.types``, loaded when the first of them is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        from numba import types as all_types
+
+        return getattr(all_types, name)
+
+
+types = _Types()
+
+
+def _describe(values: tuple[Any, ...], kinds: list[Any], words: list[Any]) -> None:
+    """Add to ``kinds`` what the compiled code depends on, to ``words`` what it is handed."""
+    for value in values:
+        if isinstance(value, np.ndarray):
+            flags = value.flags.num
+            flags &= _FLAGS_OF_C if flags & _C else _FLAGS
+            kinds.append((value.dtype.str, value.ndim, flags))
+            words.append(id(value))
+        elif isinstance(value, tuple):
+            inner: list[Any] = []
+            _describe(value, inner, words)
+            kinds.append(tuple(inner))
+        else:
+            place = _PLACES[type(value)]
+            if place == "q" and not -_SMALL <= value < _SMALL:
+                place = "Q"
+            kinds.append(place)
+            words.append(value)
+
+
+def _places(kinds: tuple[Any, ...]) -> list[str]:
+    """The places of the words that ``kinds`` are handed over by."""
+    found: list[str] = []
+    for kind in kinds:
+        if isinstance(kind, str):
+            found.append(kind)
+        elif len(kind) == 3 and isinstance(kind[1], int):
+            found.append("Q")
+        else:
+            found += _places(kind)
+    return found

@@ -102,6 +102,7 @@ def vector_card(vector: Vector) -> dict[str, Any]:
         "owner_url": reverse("profile", args=[vector.namespace]),
         "likes": vector.likes,
         "equips": vector.equips,
+        "downloads": vector.downloads,
     }
 
 
@@ -112,7 +113,6 @@ def ability_rows_tag(version: Version) -> list[dict[str, Any]]:
 
 def ability_rows(version: Version) -> list[dict[str, Any]]:
     """The abilities a card states, for ``partials/ability_table.html``; intervals are Wilson's."""
-        "downloads": vector.downloads,
     rows = []
     for ability in version.abilities:
         before, after, n = ability.get("without"), ability.get("with"), ability.get("n")

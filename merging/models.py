@@ -20,6 +20,7 @@ __all__ = [
     "EquippedModel",
     "EquippedTerm",
     "Measured",
+    "SavedLoadout",
     "VersionCheck",
 ]
 
@@ -91,6 +92,28 @@ class EquippedTerm(models.Model):
 
     def __str__(self) -> str:
         return f"{self.coefficient_text} · {self.version}"
+
+
+class SavedLoadout(models.Model):
+    """A loadout that its owner keeps, under an address to share. It never changes: whoever goes
+    on from it makes another."""
+
+    slug = models.CharField(max_length=16, unique=True)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="loadouts"
+    )
+    name = models.CharField(max_length=80)
+    query = models.TextField()
+    created = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created"]
+
+    def get_absolute_url(self) -> str:
+        return reverse("saved_loadout", args=[self.slug])
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class ComputedHash(models.Model):

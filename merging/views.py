@@ -76,7 +76,7 @@ def equip(request: HttpRequest) -> HttpResponse:
             return JsonResponse({"error": explain(problem)}, status=400)
         messages.error(request, explain(problem))
         return redirect(back if back.startswith("/") and not back.startswith("//") else "home")
-    count_equip(row, user=request.user, visit=_visit(request))
+    count_equip(row, user=request.user, visit=visit_of(request))
     if _wants_json(request):
         return JsonResponse({"repo_id": row.repo_id, "url": row.get_absolute_url()})
     return redirect(f"{row.get_absolute_url()}?start=1")
@@ -225,7 +225,8 @@ def _file_row(row: EquippedModel, file: Any) -> dict[str, Any]:
     }
 
 
-def _visit(request: HttpRequest) -> str:
+def visit_of(request: HttpRequest) -> str:
+    """What tells one stranger's visit from another's: the key of the session."""
     if not request.session.session_key:
         request.session.save()
     return request.session.session_key or ""

@@ -1,0 +1,129 @@
+"""The forecast and the licence of a loadout, as its page shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from merging.engine.expression import parse_expression
+from merging.forecasts import forecast_recipe
+from merging.licences import Mix, licence_of_mix
+from merging.loadout import Loadout
+from merging.naming import find_version, is_foundation
+from vectors.errors import explain
+from vectors.models import Foundation, Vector, Version
+from vectors.tensorfile.errors import Problem
+
+# From which cosine on a cell of the heatmap is darker: four steps to each side.
+STEPS = (0.05, 0.15, 0.3, 0.5)
+RANK = ("contradiction", "duplicate", "related", "independent")
+
+Terms = Sequence[tuple[Version, Decimal]]
+
+
+def versions_of(state: Loadout, foundation: Foundation | None, user: Any) -> Terms:
+    """The versions that the loadout adds, with their coefficients; what means nothing or does not
+    fit is left out, because its slot says so."""
+    found: list[tuple[Version, Decimal]] = []
+    for name, coefficient in _named(state):
+        try:
+            version = find_version(name, user)
+        except Problem:
+            continue
+        if foundation is None or version.foundation_id == foundation.pk:
+            found.append((version, coefficient))
+    return found
+
+
+def _named(state: Loadout) -> list[tuple[str, Decimal]]:
+    if not state.typed:
+        return state.terms()
+    try:
+        parsed = parse_expression(state.typed)
+    except Problem:
+        return []
+    return [
+        (each.name, each.coefficient)
+        for each in parsed.summands
+        if each.coefficient and not is_foundation(each.name)
+    ]
+
+
+def forecast_context(
+    foundation: Foundation | None, target: Version | None, terms: Terms, user: Any
+) -> dict[str, Any]:
+    """What ``merging/_forecast.html`` shows; nothing where there is nothing to say."""
+    if foundation is None or not terms:
+        return {"forecast": None}
+    try:
+        found = forecast_recipe(foundation=foundation, terms=terms, target=target, user=user)
+    except Problem as problem:
+        return {"forecast": None, "forecast_problem": explain(problem)}
+    labels = [_label(version) for version, _coefficient in terms]
+    everyone = [(-1, _label(target)), *enumerate(labels)] if target else list(enumerate(labels))
+    return {
+        "forecast": found,
+        "worst": _worst(found["pairs"]),
+        "matrix": _matrix(found["pairs"], everyone),
+        "pairs": [
+            {**pair, "first": dict(everyone)[pair["a"]], "second": dict(everyone)[pair["b"]]}
+            for pair in sorted(found["pairs"], key=lambda pair: RANK.index(pair["verdict"]))
+        ],
+        "strips": [
+            {"label": label, "bars": _bars(term["strip"]), "term": term}
+            for label, term in zip(labels, found["terms"], strict=True)
+        ],
+    }
+
+
+def mix_of(foundation: Foundation | None, target: Version | None, terms: Terms) -> Mix | None:
+    """The licence of the mix; None while there is none."""
+    if foundation is None or not terms:
+        return None
+    vectors = [version.vector for version, _coefficient in terms]
+    owners: list[Foundation | Vector | None] = [foundation, target.vector if target else None]
+    return licence_of_mix(
+        [(each.repo_id, each.license) for each in [*owners, *vectors] if each is not None]
+    )
+
+
+def _label(version: Version | None) -> str:
+    return version.vector.label if version and version.vector else ""
+
+
+def _worst(pairs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The pair to look at first."""
+    return min(pairs, key=lambda pair: RANK.index(pair["verdict"]), default=None)
+
+
+def _matrix(
+    pairs: Sequence[dict[str, Any]], everyone: Sequence[tuple[int, str]]
+) -> list[dict[str, Any]]:
+    """Rows of the table: each pair once on either side of the diagonal."""
+    cells = {(pair["a"], pair["b"]): pair for pair in pairs}
+    rows = []
+    for a, label in everyone:
+        row = []
+        for b, _other in everyone:
+            pair = cells.get((a, b)) or cells.get((b, a))
+            row.append({"same": a == b, "pair": pair, "shade": _shade(pair) if pair else ""})
+        rows.append({"label": label, "cells": row})
+    return rows if len(rows) > 1 else []
+
+
+def _shade(pair: dict[str, Any]) -> str:
+    steps = sum(abs(pair["cosine"]) >= step for step in STEPS)
+    return f"h-{'n' if pair['cosine'] < 0 else 'p'}{steps}" if steps else "h-0"
+
+
+def _bars(strip: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Bars for ``partials/layer_strip.html``, as long as the layer's change is strong."""
+    most = max((layer["ratio"] for layer in strip), default=0.0) or 1.0
+    return [
+        {
+            "share": round(100 * layer["ratio"] / most),
+            "label": f"{layer['label']}: {layer['ratio']:.2%}",
+        }
+        for layer in strip
+    ]

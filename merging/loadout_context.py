@@ -1,0 +1,224 @@
+"""What the loadout's screen shows: slots, inventory, forecast, licence, for one state of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from django.http import HttpRequest
+
+from merging.engine.methods import METHODS, get_method
+from merging.foreseeing import forecast_context, mix_of, versions_of
+from merging.loadout import HIGH, LOW, Loadout, Slot, fields_of, number
+from merging.naming import find_target, find_version, is_foundation
+from vectors.errors import _, explain
+from vectors.models import Foundation, Vector, Version
+from vectors.tensorfile.errors import Problem
+
+INVENTORY = 60
+UNFIT = 12
+SIMPLE = ("task_arithmetic", "ties", "dare_ties", "tsv", "breadcrumbs", "della", "linear")
+
+
+@dataclass(frozen=True)
+class ShownSlot:
+    """A slot with the version it means, or the sentence that says why there is none."""
+
+    index: int
+    slot: Slot
+    version: Version | None
+    problem: str = ""
+
+    @property
+    def vector(self) -> Vector | None:
+        """The vector of the version."""
+        return self.version.vector if self.version else None
+
+
+def with_target(state: Loadout, user: Any) -> Loadout:
+    """``state`` with a target: the one it names, a foundation that stands among its slots (as in
+    a typed sum), or the foundation of its first vector."""
+    for index, slot in enumerate(state.slots):
+        if slot.coefficient == 1 and is_foundation(slot.name):
+            state = replace(state.without(index), on=state.on or slot.name)
+            break
+    if state.on or state.typed:
+        return state
+    for slot in state.slots:
+        try:
+            version = find_version(slot.name, user)
+        except Problem:
+            continue
+        if version.foundation is not None:
+            return replace(state, on=version.foundation.repo_id)
+    return state
+
+
+def context_of(request: HttpRequest, state: Loadout) -> dict[str, Any]:
+    """Everything the templates of the loadout need."""
+    user = request.user
+    foundation, target, problem = _target(state, user)
+    slots = [_shown(i, slot, foundation, user) for i, slot in enumerate(state.slots)]
+    terms = versions_of(state, foundation, user)
+    mix = mix_of(foundation, target, terms)
+    forecast = forecast_context(foundation, target, terms, user)
+    method = get_method(state.method)
+    formula = state.formula()
+    return {
+        "state": state,
+        "query": state.query(),
+        "formula": formula,
+        "foundation": foundation,
+        "target": target,
+        "target_problem": problem,
+        "foundations": Foundation.objects.with_counts().defer("manifest", "card", "card_html"),
+        "targets": _targets(foundation, user),
+        "slots": slots,
+        "parts": _parts(state, foundation, target, user),
+        "method": method,
+        "methods": [METHODS[name] for name in METHODS],
+        "simple_methods": [METHODS[name] for name in SIMPLE],
+        "fields": fields_of(method, state.parameters),
+        "low": LOW,
+        "high": HIGH,
+        "analogy_fields": [
+            ("ac", "C", state.analogy.c),
+            ("ab", "B", state.analogy.b),
+            ("aa", "A", state.analogy.a),
+        ],
+        "ready": bool(formula)
+        and not problem
+        and not any(each.problem for each in slots)
+        and not (mix and mix.status == "refused"),
+        "mix": mix,
+        "mix_reasons": [explain(reason) for reason in mix.reasons] if mix else [],
+        **forecast,
+        "advised": _advised(forecast.get("forecast"), terms),
+        **_inventory(request, state, foundation),
+    }
+
+
+def _advised(
+    forecast: dict[str, Any] | None, terms: Sequence[tuple[Version, Decimal]]
+) -> dict[str, Any]:
+    """The suggestion in words: the method's title, and a coefficient for each vector."""
+    if not forecast or not forecast["advice"]:
+        return {}
+    advice = forecast["advice"]
+    return {
+        "title": get_method(advice["method"]).title,
+        "parameters": {key: f"{value:g}" for key, value in advice["parameters"].items()},
+        "coefficients": [
+            {"text": f"{each:g}", "label": version.vector.label if version.vector else ""}
+            for each, (version, _coefficient) in zip(advice["coefficients"], terms, strict=True)
+        ],
+    }
+
+
+def _target(state: Loadout, user: Any) -> tuple[Foundation | None, Version | None, str]:
+    if not state.on:
+        return None, None, ""
+    try:
+        return *find_target(state.on, user), ""
+    except Problem as problem:
+        return None, None, explain(problem)
+
+
+def _shown(index: int, slot: Slot, foundation: Foundation | None, user: Any) -> ShownSlot:
+    try:
+        version = find_version(slot.name, user)
+    except Problem as problem:
+        return ShownSlot(index, slot, None, explain(problem))
+    if foundation is not None and version.foundation_id != foundation.pk:
+        return ShownSlot(index, slot, version, unfit(version.foundation, foundation))
+    return ShownSlot(index, slot, version)
+
+
+def unfit(its: Foundation | None, wanted: Foundation) -> str:
+    """Why a vector of ``its`` cannot be put on ``wanted``."""
+    return explain(
+        Problem(
+            _("For %(its)s: it does not fit %(wanted)s."),
+            its=its.label if its else "?",
+            wanted=wanted.label,
+        )
+    )
+
+
+def _targets(foundation: Foundation | None, user: Any) -> list[Vector]:
+    """Full fine-tunes of the foundation, onto which vectors can be put as well."""
+    if foundation is None:
+        return []
+    full = Vector.objects.visible_to(user).filter(foundation=foundation, current__form="full")
+    return list(full.for_cards().sorted_by("equipped")[:50])
+
+
+def _inventory(
+    request: HttpRequest, state: Loadout, foundation: Foundation | None
+) -> dict[str, Any]:
+    """The vectors to choose from: those that fit, and the others with the reason."""
+    words = request.GET.get("q", "")[:100]
+    taken = {slot.name.partition("@")[0] for slot in state.slots}
+    everything = Vector.objects.visible_to(request.user).matching(words).for_cards()
+    everything = everything.sorted_by("equipped")
+    if foundation is None:
+        found = list(everything[:INVENTORY])
+        return {"inventory": found, "analogy_choices": found, "unfit": [], "more": 0}
+    fitting = everything.filter(foundation=foundation)
+    others = everything.exclude(foundation=foundation)[:UNFIT]
+    found = list(fitting[:INVENTORY])
+    return {
+        "inventory": [each for each in found if each.repo_id not in taken],
+        "analogy_choices": found,
+        "more": fitting.count() - len(found),
+        "unfit": [(each, unfit(each.foundation, foundation)) for each in others],
+    }
+
+
+def _parts(
+    state: Loadout, foundation: Foundation | None, target: Version | None, user: Any
+) -> list[dict[str, Any]]:
+    """The formula as chips."""
+    owner: Foundation | Vector | None = target.vector if target and target.vector else foundation
+    parts: list[dict[str, Any]] = []
+    if owner is not None:
+        parts.append({"kind": "target", "label": owner.label, "url": owner.get_absolute_url()})
+    for name, coefficient in state.terms():
+        try:
+            version = find_version(name, user)
+        except Problem:
+            continue
+        vector = version.vector
+        parts.append(
+            {
+                "kind": "term",
+                "sign": "−" if coefficient < 0 else "+",
+                "coefficient": Slot(name, abs(coefficient)).text,
+                "label": vector.label if vector else name,
+                "url": vector.get_absolute_url() if vector else "",
+                "vector": vector,
+                "version": version,
+            }
+        )
+    return parts
+
+
+def advised(state: Loadout, user: Any) -> Loadout:
+    """``state`` with the method and the coefficients that its forecast suggests to begin with."""
+    foundation, target, _problem = _target(state, user)
+    terms = versions_of(state, foundation, user)
+    found = forecast_context(foundation, target, terms, user)["forecast"]
+    shown = [slot for slot in state.slots if slot.on and slot.coefficient]
+    if not found or not found["advice"] or state.typed or len(shown) != len(terms):
+        return state
+    advice = found["advice"]
+    numbers = iter(advice["coefficients"])
+    slots = tuple(
+        replace(slot, coefficient=number(f"{next(numbers):g}")) if slot in shown else slot
+        for slot in state.slots
+    )
+    declared = {each.name: each.default for each in get_method(advice["method"]).parameters}
+    parameters = {k: v for k, v in advice["parameters"].items() if v != declared[k]}
+    return replace(state, slots=slots, method=advice["method"], parameters=parameters)

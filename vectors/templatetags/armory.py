@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
 
 from vectors.intervals import wilson
-from vectors.models import Vector, Version
+from vectors.models import Access, Vector, Version, Visibility
 
 register = template.Library()
 _TICKED = re.compile(r"`([^`]+)`")
@@ -70,6 +70,12 @@ def three(number: float | None) -> str:
 
 
 @register.filter
+def signed(number: float) -> str:
+    """A number from −1 to 1 with its sign: ``+0.31``, ``−0.02``."""
+    return f"{number:+.2f}".replace("-", "−")
+
+
+@register.filter
 def as_written(number: float) -> str:
     """A number for a form's field, whatever the language: ``1``, ``0.7``."""
     return f"{number:g}"
@@ -79,6 +85,15 @@ def as_written(number: float) -> str:
 def ticked(text: str) -> SafeString:
     """A sentence with its `names` set as code."""
     return mark_safe(_TICKED.sub(r"<code>\1</code>", conditional_escape(text)))
+
+
+def access_mark(vector: Vector) -> str:
+    """In a word or two why not everybody may equip it; empty where everybody may."""
+    if vector.visibility == Visibility.PRIVATE:
+        return _("private")
+    if vector.access == Access.PAID:
+        return _("for sale")
+    return "" if vector.access == Access.OPEN else _("on request")
 
 
 @register.simple_tag
@@ -97,6 +112,7 @@ def vector_card(vector: Vector) -> dict[str, Any]:
         "form": version.get_form_display(),
         "size": size(version.nbytes),
         "licence": license_name(vector.license),
+        "mark": access_mark(vector),
         "ability": best,
         "owner": vector.namespace,
         "owner_url": reverse("profile", args=[vector.namespace]),

@@ -104,7 +104,7 @@ def fetch_token(device_code: str) -> dict[str, Any]:
         if not polls.filter(Q(polled=None) | Q(polled__lte=too_soon)).update(polled=now):
             raise OAuthError("slow_down", f"Ask every {INTERVAL} seconds.")
         raise OAuthError("authorization_pending", "The user has not answered yet.")
-    program = login.client.partition(" ")[2] or "device"
+    program = login.client.partition(" ")[2].partition(",")[0] or "device"
     name = f"{program[:60]} {now:%Y-%m-%d %H:%M}"
     with transaction.atomic():
         approved = DeviceLogin.objects.filter(pk=login.pk, state=State.APPROVED)

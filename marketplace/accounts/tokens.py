@@ -7,7 +7,7 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from marketplace.models import AccessToken, Scope
@@ -22,7 +22,7 @@ def make_token(
     *, user: Any, name: str, scope: str = Scope.READ, expires: datetime | None = None
 ) -> tuple[str, AccessToken]:
     """A new token and its row. The text is nowhere to be had again."""
-    if user.access_tokens.filter(revoked=None).count() >= MAX_TOKENS:
+    if tokens_of(user).count() >= MAX_TOKENS:
         raise Refusal(
             _("You have %(most)d tokens, the most there may be. Revoke some first."),
             most=MAX_TOKENS,
@@ -37,6 +37,11 @@ def make_token(
         expires=expires,
     )
     return text, row
+
+
+def tokens_of(user: Any) -> QuerySet[AccessToken]:
+    """Those of ``user`` that were not revoked, newest first."""
+    return AccessToken.objects.filter(user=user, revoked=None)
 
 
 def find_token(text: str) -> AccessToken | None:

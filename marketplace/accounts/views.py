@@ -14,7 +14,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from marketplace.accounts import devices
 from marketplace.accounts.forms import CodeForm, ScopeForm, TokenForm
 from marketplace.accounts.limits import within
-from marketplace.accounts.tokens import make_token, revoke
+from marketplace.accounts.tokens import make_token, revoke, tokens_of
 from marketplace.models import DeviceLogin, Scope
 from vectors.errors import Refusal, explain
 
@@ -44,7 +44,7 @@ def tokens(request: HttpRequest) -> HttpResponse:
     context = {
         "form": form,
         "made": made,
-        "tokens": request.user.access_tokens.filter(revoked=None),
+        "tokens": tokens_of(request.user),
         "now": timezone.now(),
     }
     return render(request, "accounts/tokens.html", context, status=status)
@@ -55,8 +55,8 @@ def tokens(request: HttpRequest) -> HttpResponse:
 def revoke_token(request: HttpRequest) -> HttpResponse:
     """Revoke one of one's own tokens."""
     number = request.POST.get("token", "")
-    mine = request.user.access_tokens
-    token = get_object_or_404(mine, pk=number if number.isdecimal() and len(number) < 19 else 0)
+    pk = int(number) if number.isascii() and number.isdecimal() and len(number) < 19 else 0
+    token = get_object_or_404(tokens_of(request.user), pk=pk)
     revoke(token)
     messages.success(request, _("The token “%(name)s” is revoked.") % {"name": token.name})
     return redirect("tokens")

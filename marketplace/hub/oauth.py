@@ -21,6 +21,8 @@ from vectors.errors import Refusal, explain
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 REFRESH_GRANT = "refresh_token"
+# Programs by their client id; others are known by what they call themselves. Neither is proof.
+PROGRAMS = {"26be6b09-91c5-47da-9861-d2d2bb7a7e36": "hf auth login"}
 # Of one address. A device polls twelve times a minute.
 BEGINNINGS = {"limit": 30, "seconds": 600}
 POLLS = {"limit": 240, "seconds": 60}
@@ -35,10 +37,12 @@ def device(request: HttpRequest) -> HttpResponse:
     if not within(f"device:{address}", **BEGINNINGS):
         return _error("slow_down", "Too many sign-ins from this address. Wait ten minutes.", 429)
     agent = " ".join(request.headers.get("User-Agent", "").split())
+    program = PROGRAMS.get(request.POST.get("client_id", ""))
+    told = f"{program}, {agent}" if program else agent
     words = request.POST.get("scope", "").split()
     writes = not words or any(word.endswith("-repos") and word != "read-repos" for word in words)
     device_code, login = devices.begin_login(
-        client=f"{address} {agent}", scope=Scope.WRITE if writes else Scope.READ
+        client=f"{address} {told}", scope=Scope.WRITE if writes else Scope.READ
     )
     page = f"{endpoint(request)}/device"
     return JsonResponse(

@@ -16,5 +16,11 @@ from marketplace.bodies import limit_bodies  # noqa: E402
 # Request bodies are spooled here; the system's own folder may be small, or memory.
 tempfile.tempdir = settings.FILE_UPLOAD_TEMP_DIR
 application = limit_bodies(
-    django, settings.ARMORY_BODY_BYTES, {"/uploads/form": settings.ARMORY_FORM_BYTES}
+    django,
+    settings.ARMORY_BODY_BYTES,
+    {
+        "/uploads/form": settings.ARMORY_FORM_BYTES,
+        # Clients put up to 100 MB of small files into one commit, in base64.
+        "/api/models/.+/commit/.+": 2 * settings.ARMORY_BODY_BYTES,
+    },
 )

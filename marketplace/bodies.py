@@ -6,6 +6,7 @@ Django spools a whole body into a temporary file before any view, and so any per
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -25,14 +26,18 @@ class _TooLong(Exception):
 def limit_bodies(application: Application, limit: int, longer: Mapping[str, int]) -> Application:
     """``application``, with bodies of at most ``limit`` bytes.
 
-    ``longer`` maps paths to limits of their own. What is longer gets 413 and one sentence, also
-    when no Content-Length announced it.
+    ``longer`` maps patterns of whole paths to limits of their own. What is longer gets 413 and one
+    sentence, also when no Content-Length announced it.
     """
+    patterns = [(re.compile(pattern), most) for pattern, most in longer.items()]
+
+    def limit_of(path: str) -> int:
+        return next((most for pattern, most in patterns if pattern.fullmatch(path)), limit)
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await application(scope, receive, send)
-        most = longer.get(scope["path"], limit)
+        most = limit_of(scope["path"])
         arrived = _announced(scope)
         if arrived > most:
             return await _refuse(send, most)

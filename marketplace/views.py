@@ -13,7 +13,8 @@ from merging.models import EquippedModel
 from merging.views import formula_parts
 from vectors.access import may_see
 from vectors.catalogue import shelves
-from vectors.models import Access, Foundation, Vector
+from vectors.draft_views import pushed_rows
+from vectors.models import Access, Claim, Foundation, Vector
 
 
 @require_safe
@@ -95,6 +96,8 @@ def profile(request: HttpRequest, namespace: str) -> HttpResponse:
         "given": Vector.objects.visible_to(user).filter(grants__user=user).for_cards()
         if own
         else [],
+        "pushed": pushed_rows(user) if own else [],
+        "claims": Claim.objects.filter(owner=user, versions=None) if own else [],
         "likes": sum(vector.likes for vector in vectors),
         "equips": sum(vector.equips for vector in vectors),
         "downloads": sum(vector.downloads for vector in vectors),

@@ -59,7 +59,8 @@ class Stream(Protocol):
 def check_room_for_a_draft(owner: Any) -> None:
     """Raise Conflict when ``owner`` has as many unfinished uploads as one may have."""
     # A refused draft is only a note: its bytes are gone.
-    held = Version.objects.drafts_of(owner).exclude(state=Version.State.REFUSED).count()
+    drafts = Version.objects.drafts_of(owner).filter(commit="")  # pushes have a limit of their own
+    held = drafts.exclude(state=Version.State.REFUSED).count()
     if held >= MAX_DRAFTS:
         raise Conflict(
             _(

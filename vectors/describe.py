@@ -108,13 +108,18 @@ def describe(repository: Repository, card: str, fields: dict[str, Any]) -> None:
     codes = [code for code in fields.get("languages", []) if re.fullmatch(r"[a-z-]{2,12}", code)]
     repository.languages = f" {' '.join(codes)} "[:200] if codes else ""
     repository.tags = fields.get("tags", [])[:20]
-    repository.search_text = index_text(
+    repository.search_text = search_text_of(repository)
+
+
+def search_text_of(repository: Repository) -> str:
+    """The words by which a described repository is found."""
+    return index_text(
         repository.repo_id,
         repository.title,
         repository.summary,
         repository.pipeline_tag.replace("-", " "),
         " ".join(repository.tags),
-        read_card(card).body[:20_000],
+        read_card(repository.card).body[:20_000],
     )
 
 

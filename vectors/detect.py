@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vectors.models import Foundation
+from vectors.access import may_read
+from vectors.models import Form, Foundation, Vector
 from vectors.tensorfile.checkpoint import Checkpoint
 from vectors.tensorfile.lora import Adapter
 from vectors.tensorfile.measure import relative_distance
@@ -42,11 +43,13 @@ def guess_foundation(
     form: str,
     named: list[str],
     foundations: Mapping[int, Checkpoint] | None = None,
+    find: Callable[[str], Foundation | None] | None = None,
 ) -> Guess:
     """Find the foundation of an upload. ``foundations`` gives opened weights by primary key for
-    the closest-of-several question (full checkpoints only); without them the best fit counts."""
+    the closest-of-several question (full checkpoints only); without them the best fit counts.
+    ``find`` says which foundation a name means."""
     for name in named:
-        found = by_name(name)
+        found = (find or by_name)(name)
         if found:
             return Guess(found, "named")
     fits = best_fits(content)
@@ -73,6 +76,20 @@ def by_name(name: str) -> Foundation | None:
     short = name.rstrip("/").rsplit("/", 1)[-1]
     matches = list(Foundation.objects.filter(name__iexact=short)[:2])
     return matches[0] if len(matches) == 1 else None
+
+
+def base_of(name: str, user: Any) -> Foundation | None:
+    """The foundation that ``name`` means as a base model: its own, or that of a whole fine-tune
+    which ``user`` may read."""
+    found = by_name(name)
+    if found:
+        return found
+    vectors = Vector.objects.by_repo_id(name).filter(current__form=Form.FULL)
+    vector = vectors.select_related("current", "foundation").first()
+    if vector is None or vector.current is None:
+        return None
+    vector.current.vector = vector
+    return vector.foundation if may_read(user, vector.current) else None
 
 
 def best_fits(content: Checkpoint | Adapter) -> list[tuple[Foundation, float]]:

@@ -35,14 +35,18 @@ def upload(request: HttpRequest) -> HttpResponse:
         vector = own.by_repo_id(request.GET["vector"]).first()
     context = {
         "vector": vector,
-        "drafts": Version.objects.drafts_of(request.user).select_related("foundation", "vector"),
+        "drafts": Version.objects.drafts_of(request.user).select_related(
+            "foundation", "vector", "claim"
+        ),
         "foundations": Foundation.objects.with_counts().defer("manifest", "card", "card_html"),
     }
     return render(request, "vectors/upload.html", context)
 
 
 def _draft(request: HttpRequest, pk: int) -> Version:
-    versions = Version.objects.select_related("foundation", "vector__foundation", "inspection")
+    versions = Version.objects.select_related(
+        "foundation", "vector__foundation", "claim", "inspection"
+    )
     return get_object_or_404(versions, pk=pk, owner=request.user)
 
 
@@ -68,13 +72,24 @@ def draft_context(version: Version) -> dict[str, Any]:
     }
     if version.state == Version.State.RECEIVED:
         context["form"] = FoundationForm(initial={"foundation": version.foundation})
-    elif version.state == Version.State.REFUSED and version.refusal:
-        context["refusal"] = explain(
-            Problem(version.refusal["template"], **version.refusal["params"])
-        )
+    elif version.state == Version.State.REFUSED:
+        context["refusal"] = refusal_of(version)
     elif version.state == Version.State.READY:
         context |= {"verdict": explained_verdict(version), "form": _publish_form(version)}
     return context
+
+
+def refusal_of(version: Version) -> str:
+    """Why it was refused, in the reader's language; empty when it was not."""
+    if not version.refusal:
+        return ""
+    return explain(Problem(version.refusal["template"], **version.refusal["params"]))
+
+
+def pushed_rows(user: Any) -> list[dict[str, Any]]:
+    """What ``user`` pushed and what did not become a version (yet), for their page."""
+    pushed = Version.objects.drafts_of(user).exclude(commit="").select_related("vector", "claim")
+    return [{"version": version, "refusal": refusal_of(version)} for version in pushed]
 
 
 def _publish_form(version: Version, data: QueryDict | None = None) -> PublishForm:

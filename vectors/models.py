@@ -284,6 +284,17 @@ class Version(models.Model):
     def is_draft(self) -> bool:
         return self.state not in (self.State.PUBLISHED, self.State.WITHDRAWN)
 
+    @property
+    def is_pushed(self) -> bool:
+        """A draft that a client pushed: it publishes itself when it fits."""
+        return self.is_draft and self.commit != ""
+
+    @property
+    def repo_id(self) -> str:
+        """Where it is, or will be, a version; empty for a draft that has no name yet."""
+        repository = self.vector or self.claim
+        return repository.repo_id if repository else ""
+
     def __str__(self) -> str:
         return self.label
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -10,26 +11,49 @@ from django.db.models import F, Max
 from django.utils import timezone
 
 from vectors import leases, search, uploads
-from vectors.cards import read_card
 from vectors.commits import commit_of
 from vectors.describe import check_free, check_name, describe, fields_from_card
-from vectors.detect import guess_foundation, named_bases
+from vectors.detect import base_of
 from vectors.drawing import sigil
+from vectors.dropping import discard
 from vectors.errors import Refusal, _
 from vectors.files import called, open_files, open_weights
-from vectors.inspection import Findings, inspect, open_content
-from vectors.models import Foundation, Inspection, Like, RepositoryFile, Upload, Vector, Version
+from vectors.firstlook import CARD, look
+from vectors.inspection import Findings, inspect
+from vectors.models import (
+    Claim,
+    Foundation,
+    Inspection,
+    Like,
+    RepositoryFile,
+    Upload,
+    Vector,
+    Version,
+)
 from vectors.probes import CONTROLS, PROBES, read_probes
 from vectors.sketches import keep_sketch
 from vectors.storage.current import storage
 from vectors.tasks import run_inspection as inspection_task
-from vectors.tensorfile.checkpoint import read_json
 from vectors.tensorfile.errors import Problem
-from vectors.tensorfile.source import ByteSource, read_bytes
+from vectors.tensorfile.source import ByteSource
+from vectors.twins import copy_sketch, inspected_twin
+
+__all__ = [
+    "CARD",
+    "accept_like",
+    "inspect_files",
+    "move",
+    "prepare_draft",
+    "publish",
+    "refuse",
+    "request_inspection",
+    "restore",
+    "run_inspection",
+    "set_like",
+    "withdraw",
+]
 
 log = logging.getLogger(__name__)
-
-CARD = "README.md"
 
 leases.register(Inspection, lambda pk: inspection_task.apply_async((pk,), retry=False))
 
@@ -59,39 +83,18 @@ def prepare_draft(version: Version) -> None:
         )
         for upload in version.uploads.all()
     }
+    known = version.vector.foundation if version.vector else None
     try:
-        form, content, checkpoint = open_content(files)
-        text = read_bytes(files[CARD]).decode("utf-8", "replace") if CARD in files else ""
-        config = read_json(files["adapter_config.json"]) if form == "lora" else {}
-        bases = (
-            {found.pk: open_weights(found) for found in Foundation.objects.all()[:200]}
-            if form == "full"
-            else {}
-        )
-        try:
-            guess = guess_foundation(
-                content, form, named_bases(read_card(text).data, config), bases
-            )
-        finally:
-            for base in bases.values():
-                base.close()
+        seen = look(files, known=known, find=partial(base_of, user=version.owner))
     except Problem as problem:
         refuse(version, problem)
         return
     finally:
         for source in files.values():
             source.close()
-    version.draft = {
-        "form": form,
-        "tensors": len(checkpoint.tensors),
-        "nbytes": checkpoint.nbytes,
-        "card": text,
-        "reason": guess.reason,
-        "named_elsewhere": guess.named_elsewhere,
-        "fields": fields_from_card(text),
-    }
-    version.form = form
-    version.foundation = version.vector.foundation if version.vector else guess.foundation
+    version.draft = seen.as_draft()
+    version.form = seen.form
+    version.foundation = seen.guess.foundation
     version.save(update_fields=["draft", "form", "foundation"])
 
 
@@ -127,10 +130,17 @@ def run_inspection(job_id: int) -> None:
 
 def _finish_inspection(version: Version, lease: leases.Lease) -> None:
     try:
-        findings = _inspect(version, lease)
+        twin = inspected_twin(version)
+        findings = _inspect(version, lease) if twin is None else None
         with transaction.atomic():
+            _hold_repository(version)
             lease.finish()
-            _accept(version, findings)
+            if findings is not None:
+                _accept(version, findings)
+            elif twin is not None:
+                accept_like(version, twin)
+            if version.is_pushed:
+                publish(version)
     except leases.LeaseLost:
         raise
     except Problem as problem:
@@ -146,13 +156,13 @@ def _finish_inspection(version: Version, lease: leases.Lease) -> None:
 
 
 def _inspect(version: Version, lease: leases.Lease) -> Findings:
-    total = 2 * sum(upload.size for upload in version.uploads.all())
+    sent = sum(upload.size for upload in version.uploads.all())
     done = 0
 
     def hashed(count: int) -> None:
         nonlocal done
         done += count
-        lease.progress("hashing", done, total)
+        lease.progress("hashing", done, 2 * sent)
 
     for upload in version.uploads.all():
         blob = uploads.seal(upload, on_bytes=hashed)
@@ -164,7 +174,7 @@ def _inspect(version: Version, lease: leases.Lease) -> Findings:
     return inspect_files(
         version,
         version.foundation,
-        lambda at, of: lease.progress("checking", total // 2 + at, total),
+        lambda at, of: lease.progress("checking", sent + at, sent + of),
     )
 
 
@@ -198,21 +208,41 @@ def inspect_files(version: Version, foundation: Foundation, on_progress: Any) ->
 
 
 def _accept(version: Version, findings: Findings) -> None:
-    fields = version.draft.get("fields", {})
-    move(
+    _make_ready(
         version,
-        Version.State.READY,
         form=findings.form,
         digest=findings.digest,
         verdict=findings.verdict,
         layers=findings.layers,
         sigil=sigil(findings.layers, findings.digest),
+    )
+    keep_sketch(version, findings.sketch)
+
+
+def accept_like(version: Version, twin: Version) -> None:
+    """Take over the verdict on ``twin``, whose weights are the very same."""
+    _make_ready(
+        version,
+        form=twin.form,
+        digest=twin.digest,
+        verdict=twin.verdict,
+        layers=twin.layers,
+        sigil=twin.sigil,
+    )
+    copy_sketch(twin, version)
+
+
+def _make_ready(version: Version, **found: Any) -> None:
+    fields = version.draft.get("fields", {})
+    move(
+        version,
+        Version.State.READY,
+        **found,
         nbytes=sum(file.size for file in version.files.select_related("blob")),
         card=version.draft.get("card", ""),
         abilities=fields.get("abilities", []),
         examples=fields.get("examples", []),
     )
-    keep_sketch(version, findings.sketch)
 
 
 def refuse(version: Version, problem: Problem) -> None:
@@ -240,8 +270,9 @@ def publish(
         raise Refusal(_("Only a version that passed its inspection can be published."))
     text = version.card if card is None else card
     values = fields if fields is not None else fields_from_card(text)
-    namespace = version.owner.get_username()
+    namespace, pushed = version.owner.get_username(), version.is_pushed
     with transaction.atomic():
+        _hold_repository(version)
         vector, claim = version.vector, version.claim
         if vector is None:
             name = claim.name if claim else name
@@ -273,7 +304,20 @@ def publish(
         vector.save(update_fields=["current"])
         search.index(vector)
         version.uploads.all().delete()
+        if pushed:
+            for older in vector.versions.filter(number=None, pk__lt=version.pk).exclude(commit=""):
+                discard(older)
     return vector
+
+
+def _hold_repository(version: Version) -> None:
+    """Whoever publishes in the version's repository at the same time waits until this transaction
+    ends. What they changed in the meantime is read anew: a claim may have become a vector."""
+    if version.claim_id:
+        Claim.objects.select_for_update().filter(pk=version.claim_id).first()
+    version.refresh_from_db(fields=["claim", "vector"])
+    if version.vector_id:
+        version.vector = Vector.objects.select_for_update().get(pk=version.vector_id)
 
 
 def withdraw(version: Version) -> None:

@@ -39,9 +39,13 @@ class HubError(Exception):
         return response
 
 
+_PLAIN = str.maketrans({"“": '"', "”": '"', "’": "'", "…": "...", "–": "-", "−": "-"})
+
+
 def header_text(sentence: str) -> str:
-    """``sentence`` as a header may carry it: one line of ASCII."""
-    return " ".join(sentence.split()).encode("ascii", "backslashreplace").decode()[:2000]
+    """``sentence`` as a header may carry it: one line of Latin-1."""
+    line = " ".join(sentence.split()).translate(_PLAIN)
+    return line.encode("latin-1", "backslashreplace").decode("latin-1")[:2000]
 
 
 def bad_request(problem: Problem | str, **fields: object) -> HubError:

@@ -12,6 +12,13 @@ FULL, DELTA, LORA = "full", "delta", "lora"
 STEMS = {FULL: "model", DELTA: "delta", LORA: "adapter_model"}
 
 _PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|pickle|joblib|npz|msgpack|h5|onnx|gguf)", re.I)
+# What training leaves beside a model: never part of a vector, and no reason to refuse one.
+_LEFT_OUT = re.compile(
+    r"(optimizer.*|scheduler|rng_state.*|scaler|training_args)\.(pt|pth|bin)"
+    r"|events\.out\.tfevents\..*|.*\.(py|pyc|ipynb)",
+    re.I,
+)
+_NOT_HIDDEN = {".eval_results", ".", ".."}  # results as model hubs have them; paths that are wrong
 _PATH = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff\\:*?\"<>|]{1,400}")
 _MAX_DEPTH = 6
 
@@ -48,6 +55,14 @@ def check_kind(path: str) -> None:
             ),
             file=path,
         )
+
+
+def is_left_out(path: str) -> bool:
+    """Whether a file is not kept although a client may well send it: what only training needs,
+    scripts (no file decides what code runs), hidden files."""
+    *_folders, name = parts = path.split("/")
+    hidden = any(part.startswith(".") and part not in _NOT_HIDDEN for part in parts)
+    return hidden or "__pycache__" in parts or bool(_LEFT_OUT.fullmatch(name))
 
 
 def detect_form(paths: Iterable[str]) -> str:

@@ -1,0 +1,101 @@
+"""Repository ids: claimed before anything is published, changed, given up."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import ProtectedError
+
+from vectors import search
+from vectors.announced import Conflict, Forbidden
+from vectors.describe import check_free, check_name, search_text_of
+from vectors.dropping import discard, drop_bytes, drop_unreferenced
+from vectors.errors import _
+from vectors.models import Claim, Grant, Vector, Version, Visibility
+
+MAX_CLAIMS = 50  # of one owner: names are scarce, and an empty one helps nobody
+
+
+def check_own(user: Any, namespace: str) -> None:
+    """Refuse a namespace that is not the user's own name."""
+    if namespace.lower() != user.get_username().lower():
+        raise Forbidden(
+            _("Your repositories begin with your own name, %(own)s/, and not with %(other)s/."),
+            own=user.get_username(),
+            other=namespace[:100],
+        )
+
+
+def claim(*, owner: Any, name: str, visibility: str = Visibility.PUBLIC) -> Claim:
+    """Keep ``owner/name`` for its owner, to push to. Raises Refusal when it cannot be."""
+    check_name(name)
+    namespace = owner.get_username()
+    if owner.claims.count() >= MAX_CLAIMS:
+        raise Conflict(
+            _(
+                "You have %(count)d repositories in which nothing is published yet, and no more "
+                "are kept. Push to one of them, or delete one."
+            ),
+            count=MAX_CLAIMS,
+        )
+    try:
+        with transaction.atomic():
+            check_free(namespace, name)
+            return Claim.objects.create(
+                owner=owner, namespace=namespace, name=name, visibility=visibility
+            )
+    except IntegrityError as error:  # two clients at the same moment
+        raise Conflict(_("%(id)s exists already."), id=f"{namespace}/{name}") from error
+
+
+def rename(repository: Vector | Claim, *, name: str) -> None:
+    """Give the repository another name. Recipes name versions, so that all of them go on."""
+    check_name(name)
+    with transaction.atomic():
+        if name.lower() != repository.name.lower():
+            check_free(repository.namespace, name)
+        repository.name = name
+        repository.save(update_fields=["name"])
+        if isinstance(repository, Vector):
+            repository.search_text = search_text_of(repository)
+            repository.save(update_fields=["search_text"])
+            search.index(repository)
+
+
+def delete(repository: Vector | Claim) -> None:
+    """Delete the repository with all that is in it. What recipes use stays: Conflict."""
+    try:
+        with transaction.atomic():
+            if isinstance(repository, Vector):
+                _delete_versions(repository)
+            for draft in repository.versions.all():
+                discard(draft)
+            repository.delete()
+    except ProtectedError as error:
+        raise _in_use(repository) from error
+
+
+def _in_use(repository: Vector | Claim) -> Conflict:
+    return Conflict(
+        _(
+            "Others rely on %(id)s, so it cannot be deleted. Withdraw its versions on its page "
+            "instead: then nobody new finds it."
+        ),
+        id=repository.repo_id,
+    )
+
+
+def _delete_versions(vector: Vector) -> None:
+    if vector.grants.filter(origin__in=(Grant.Origin.BOUGHT, Grant.Origin.SWAPPED)).exists():
+        raise _in_use(vector)
+    covers = [sha256 for sha256 in (vector.cover_id, vector.cover_small_id) if sha256]
+    transaction.on_commit(partial(drop_unreferenced, covers), robust=True)
+    vector.current = None
+    vector.save(update_fields=["current"])
+    shelved = [Version.State.PUBLISHED, Version.State.WITHDRAWN]
+    for version in vector.versions.filter(state__in=shelved):
+        drop_bytes(version)
+        version.delete()
+    search.forget(vector.pk)

@@ -1,0 +1,37 @@
+"""Who has which bytes already. To know a hash is not to have what it names: otherwise anybody could
+put a stranger's private file into a repository of their own and read it there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.models import Q
+
+from vectors import uploads
+from vectors.access import may_read
+from vectors.models import Blob, RepositoryFile, Upload
+
+
+def possessed(user: Any, sha256: str) -> Blob | None:
+    """The blob with this hash, if ``user`` sent it or may read a file that has it.
+
+    What has arrived but was not hashed yet is hashed now; Refusal when it has another hash.
+    """
+    if not user.is_authenticated:
+        return None
+    return _sent(user, sha256) or _readable(user, sha256)
+
+
+def _sent(user: Any, sha256: str) -> Blob | None:
+    received = Q(state=Upload.State.RECEIVED, expected_sha256=sha256)
+    stored = Q(state=Upload.State.STORED, blob_id=sha256)
+    upload = Upload.objects.filter(received | stored, owner=user).order_by("-state").first()
+    return uploads.seal(upload) if upload else None
+
+
+def _readable(user: Any, sha256: str) -> Blob | None:
+    files = RepositoryFile.objects.filter(blob_id=sha256).select_related("blob", "version__vector")
+    for file in files.order_by("version"):
+        if file.version is None or may_read(user, file.version):
+            return file.blob
+    return None

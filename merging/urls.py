@@ -2,9 +2,10 @@
 
 from django.urls import path
 
-from merging import loadout_views, views
+from merging import lecture_views, loadout_views, views
 
 urlpatterns = [
+    path("how-merging-works", lecture_views.lecture, name="lecture"),
     path("loadout", loadout_views.loadout, name="loadout"),
     path("loadout/forecast", loadout_views.loadout_forecast, name="loadout_forecast"),
     path("loadouts/<slug:slug>", loadout_views.saved_loadout, name="saved_loadout"),

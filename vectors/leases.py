@@ -2,7 +2,8 @@
 
     queued ──claim──▶ running ──finish──▶ done
                         │  └────fail────▶ failed
-                        └─ lease expires ─▶ claimable again
+                        ├─ lease expires ─▶ claimable again
+                        └─ give back ─────▶ queued
 
 A claim is one UPDATE whose WHERE names the states a job may be taken from: whoever changes one
 row has the job. The owner renews the lease from a thread and every later write names its token, so
@@ -164,6 +165,12 @@ class Lease:
         )
         if not changed:
             raise LeaseLost
+
+    def give_back(self) -> None:
+        """Let another worker begin the job again, at once: this one is about to end."""
+        self._mine().update(
+            state=JobState.QUEUED, lease_until=None, rung_at=None, attempt=F("attempt") - 1
+        )
 
 
 def claim(model: type[LeasedJob], pk: int) -> Lease | None:

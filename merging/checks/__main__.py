@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from merging.checks.limits import confine, end_with_input
+from merging.checks.limits import confine, end_with_input, give_way
 from vectors.intervals import wilson
 from vectors.probes import Probe, read_probes
 from vectors.tensorfile.errors import Problem
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     confine(memory_gb=options.memory_gb, cpu_seconds=options.cpu_seconds, threads=options.threads)
     answers = _own_output()
     if options.requests:
+        give_way()
         _serve(answers, options.threads)
         return 0
     try:

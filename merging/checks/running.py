@@ -40,7 +40,7 @@ from .plan import (
 from .process import Runner, RunnerDied
 from .sweep_table import best_of, curves_of
 from .table import TERM, Ability, rows_of, shape_of
-from .turns import next_in_line, taken_by_others
+from .turns import ending, next_in_line, taken_by_others
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,10 @@ RUNNERS = 3  # that may die on one job before it is given up
 
 Found = dict[tuple[str, str], list[int]]
 Publish = Callable[[], dict[str, Any]]
+
+
+class Ending(Exception):
+    """This worker has been told to end."""
 
 
 class Cancelled(Exception):
@@ -90,6 +94,8 @@ def _finish(job: Any, lease: Lease, work: Callable[[Any, Lease], Publish]) -> No
             lease.finish(result=publish(), error="")
     except leases.LeaseLost:
         raise
+    except Ending:
+        lease.give_back()
     except Cancelled:
         lease.finish(JobState.FAILED, error=_("It was stopped."))
     except Problem as problem:
@@ -329,5 +335,7 @@ class _Work:
 
     def _tick(self) -> None:
         self.lease.check()
+        if ending.is_set():
+            raise Ending
         if type(self.job)._default_manager.filter(pk=self.job.pk, cancelled=True).exists():
             raise Cancelled

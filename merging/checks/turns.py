@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from django.conf import settings
 from django.utils import timezone
 
@@ -13,6 +15,9 @@ from .models import AbilityCheck, CheckJob, CoefficientSweep, VersionCheck
 # Somebody waits for the first two; a version's own check has time.
 ORDER: tuple[type[CheckJob], ...] = (AbilityCheck, CoefficientSweep, VersionCheck)
 
+# Set when this worker has been told to end: the job it is on goes back, and no other is begun.
+ending = threading.Event()
+
 
 def taken_by_others(model: type[CheckJob]) -> bool:
     """Whether a job of this kind has to wait: enough are running, or more urgent ones wait.
@@ -23,7 +28,7 @@ def taken_by_others(model: type[CheckJob]) -> bool:
         job._default_manager.filter(state=JobState.RUNNING, lease_until__gte=timezone.now()).count()
         for job in ORDER
     )
-    if running >= settings.ARMORY_CHECKS_AT_ONCE:
+    if running >= settings.ARMORY_CHECKS_AT_ONCE or ending.is_set():
         return True
     before = ORDER[: ORDER.index(model)] if model is VersionCheck else ()
     return any(job._default_manager.filter(state=JobState.QUEUED).exists() for job in before)

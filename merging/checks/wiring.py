@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery.signals import worker_shutting_down
 from django.db.models.signals import post_save
 from django.dispatch import receiver
 
@@ -15,11 +16,27 @@ from merging import tasks
 from vectors import leases
 from vectors.models import Vector
 
-from .models import AbilityCheck, CoefficientSweep, VersionCheck
+from .models import AbilityCheck, CheckJob, CoefficientSweep, VersionCheck
+from .turns import ending, taken_by_others
 
-leases.register(AbilityCheck, lambda pk: tasks.run_ability_check.apply_async((pk,), retry=False))
-leases.register(CoefficientSweep, lambda pk: tasks.run_sweep.apply_async((pk,), retry=False))
-leases.register(VersionCheck, lambda pk: tasks.run_version_check.apply_async((pk,), retry=False))
+
+def _bell(job: type[CheckJob], task: Any) -> None:
+    def ring(pk: int) -> None:
+        # A job that cannot begin yet is rung for when its turn comes: messages would only pile up.
+        if not taken_by_others(job):
+            task.apply_async((pk,), retry=False)
+
+    leases.register(job, ring)
+
+
+_bell(AbilityCheck, tasks.run_ability_check)
+_bell(CoefficientSweep, tasks.run_sweep)
+_bell(VersionCheck, tasks.run_version_check)
+
+
+@worker_shutting_down.connect
+def give_jobs_back(**_: Any) -> None:
+    ending.set()
 
 
 @receiver(post_save, sender=Vector, dispatch_uid="measure what is published")

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from demo.evaluate import accuracy
-from merging.checks import process, running
+from merging.checks import process, running, turns
 from merging.checks.models import AbilityCheck, CoefficientSweep, Measured, VersionCheck
 from merging.checks.process import Runner
 from merging.checks.services import cancel, measure_version, start_check, start_sweep
@@ -232,6 +232,27 @@ def test_a_check_is_stopped_while_it_runs(
     monkeypatch.setattr(running, "Runner", Runner)
     again = check(equip(DIGITS), buyer)
     assert (again.state, again.cancelled) == (JobState.DONE, False)
+
+
+def test_a_worker_that_is_told_to_end_gives_the_job_back(
+    equip: Equip, buyer: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ended(Runner):
+        def scores(self, *arguments: Any) -> list[int]:
+            found = super().scores(*arguments)
+            turns.ending.set()
+            return found
+
+    monkeypatch.setattr(running, "Runner", Ended)
+    try:
+        job = check(equip(DIGITS), buyer)
+        assert (job.state, job.attempt, job.finished) == (JobState.QUEUED, 0, None)
+        running.run_ability_check(job.pk)
+        assert AbilityCheck.objects.get().state == JobState.QUEUED, "nothing is begun any more"
+    finally:
+        turns.ending.clear()
+    assert leftovers() == []
+    assert Measured.objects.count() == 1
 
 
 def test_a_check_that_takes_too_long_is_stopped(

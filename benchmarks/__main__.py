@@ -39,6 +39,9 @@ in three shards, differences of about 1 % of the base's norm."""
 def main() -> None:
     """Make what is missing, measure, print, and keep the result if asked to."""
     options = _parser().parse_args()
+    if options.sketches:
+        # Of its own, too: it loads all that the merges' measuring process must not.
+        sys.exit(subprocess.run([sys.executable, "-m", "benchmarks.sketches"], cwd=ROOT).returncode)
     load = os.getloadavg()[0]
     venv = None if options.no_peer else CACHE / "mergekit-venv"
     peer_versions = peer.install(venv) if venv else {}
@@ -81,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write-results", action="store_true", help=f"keep the tables in {RESULTS.name}"
     )
+    parser.add_argument("--sketches", action="store_true", help="sketches instead of merges")
     return parser
 
 

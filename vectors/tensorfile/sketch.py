@@ -257,13 +257,15 @@ def _places(seed, count, places, order):
     step = np.uint64(0x9E3779B97F4A7C15)
     many = places.size
     state = seed
+    low = 0
     for j in range(many):
-        low = j * count // many
-        width = (j + 1) * count // many - low
+        high = (j + 1) * count // many
         state += step
-        places[j] = low + np.int64(_mix(state) % np.uint64(width))
+        within = (_mix(state) >> np.uint64(32)) * np.uint64(high - low)
+        places[j] = low + np.int64(within >> np.uint64(32))
         state += step
         order[j] = _mix(state)
+        low = high
 
 
 @njit(nogil=True, cache=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from django.contrib import messages
@@ -14,12 +15,13 @@ from django.views.decorators.http import require_POST, require_safe
 
 from vectors import services
 from vectors.access import may_edit, may_read, may_see, request_of
+from vectors.adapters import handed_out
 from vectors.catalogue import CatalogueQuery, shelves
 from vectors.covers import remove_cover, set_cover
 from vectors.describe import suggested_coefficient
 from vectors.downloads import blob_response
 from vectors.errors import Refusal, explain
-from vectors.models import Blob, Foundation, Vector, Version
+from vectors.models import Blob, Claim, Foundation, Vector, Version
 from vectors.tensorfile.errors import Problem
 
 MAIN = "main"
@@ -54,10 +56,17 @@ def foundations(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def repo(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
-    """A repository's page: a foundation's or a vector's."""
+    """A repository's page: a foundation's or a vector's; for its owner what was pushed to one in
+    which nothing is published yet."""
     found = Foundation.objects.filter(namespace__iexact=namespace, name__iexact=name).first()
     if found is not None:
         return _foundation_page(request, found)
+    claim = Claim.objects.filter(
+        namespace__iexact=namespace, name__iexact=name, owner_id=request.user.pk
+    ).first()
+    if claim is not None:
+        pushed = claim.versions.order_by("-pk").first()
+        return redirect("draft", pk=pushed.pk) if pushed else redirect("profile", claim.namespace)
     return _vector_page(request, visible_vector(request, namespace, name))
 
 
@@ -130,15 +139,20 @@ def file_rows(owner: Foundation | Version, *, readable: bool = True) -> list[dic
     repo_id = owner.repo_id if isinstance(owner, Foundation) else str(owner.vector)
     rev = MAIN if isinstance(owner, Foundation) else f"v{owner.number}"
     namespace, _slash, name = repo_id.partition("/")
-    return [
-        {
-            "path": file.path,
-            "size": file.size,
-            "sha256": file.blob_id,
-            "url": reverse("resolve", args=[namespace, name, rev, file.path]) if readable else "",
-        }
-        for file in owner.files.select_related("blob")
-    ]
+    rows = []
+    for file in owner.files.select_related("blob"):
+        content = handed_out(owner, file)
+        rows.append(
+            {
+                "path": file.path,
+                "size": file.size if content is None else len(content),
+                "sha256": file.blob_id if content is None else hashlib.sha256(content).hexdigest(),
+                "url": reverse("resolve", args=[namespace, name, rev, file.path])
+                if readable
+                else "",
+            }
+        )
+    return rows
 
 
 def explained_verdict(version: Version) -> dict[str, Any]:

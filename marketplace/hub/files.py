@@ -10,9 +10,10 @@ from functools import partial
 from typing import Any
 
 from marketplace.hub.errors import bad_request
+from vectors.adapters import handed_out
 from vectors.downloads import read_blob
 from vectors.errors import _
-from vectors.models import Blob
+from vectors.models import Blob, Foundation, RepositoryFile, Version
 
 POINTER_SIZE = 134  # about; clients show it and do nothing with it
 MAX_HEADER = 100 << 20  # of a safetensors file; the format's own limit
@@ -49,6 +50,12 @@ class HubFile:
         if self.sha256:
             entry["lfs"] = {"oid": self.sha256, "size": self.size, "pointerSize": POINTER_SIZE}
         return entry
+
+
+def file_of(owner: Foundation | Version, row: RepositoryFile) -> HubFile:
+    """A file of ``owner`` as it is handed out."""
+    content = handed_out(owner, row)
+    return stored_file(row.path, row.blob) if content is None else written_file(row.path, content)
 
 
 def stored_file(path: str, blob: Blob) -> HubFile:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Protocol
 
 from marketplace.hub.errors import forbidden, gated, repo_not_found, revision_not_found
-from marketplace.hub.files import HubFile, stored_file, written_file
+from marketplace.hub.files import HubFile, file_of, written_file
 from marketplace.hub.requests import Caller
 from vectors.access import may_edit, may_read, may_see
 from vectors.commits import commit_id, commit_of
@@ -42,8 +42,8 @@ class Snapshot:
         """Files by path, in the order of their paths."""
         found = {file.path: file for file in self.written}
         if self.source is not None:
-            rows = self.source.files.select_related("blob")
-            found |= {row.path: stored_file(row.path, row.blob) for row in rows}
+            for row in self.source.files.select_related("blob"):
+                found[row.path] = file_of(self.source, row)
         return dict(sorted(found.items()))
 
 

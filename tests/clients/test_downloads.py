@@ -47,7 +47,13 @@ def test_a_snapshot_has_the_very_files_that_were_uploaded(
     any_client: Client, folders: Path, name: str
 ) -> None:
     there = Path(any_client.python(SNAPSHOT, name))
-    assert contents(there) == contents(folders / name)
+    found, uploaded = contents(there), contents(folders / name)
+    if name == "olive/mood":  # trained from a folder: its base is named as it is called here
+        del found["adapter_config.json"], uploaded["adapter_config.json"]
+        config = json.loads((there / "adapter_config.json").read_text())
+        wanted = json.loads((folders / name / "adapter_config.json").read_text())
+        assert config == {**wanted, "base_model_name_or_path": models.FOUNDATION}
+    assert found == uploaded
 
 
 def test_a_snapshot_of_an_equipped_recipe_is_what_the_engine_makes(

@@ -31,15 +31,18 @@ def run(
 ) -> Run:
     """Run ``command`` to its end and measure it. Its output is kept, its exit code not judged.
 
+    Python may keep the bytecode of what it imports, as it does of installed packages.
+
     Linux counts the memory of the process that starts a command towards the command's peak, so
     this process has to stay small: it must not import numpy.
     """
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile() as log:
         started = time.perf_counter()
         with subprocess.Popen(
             [str(word) for word in command],
             cwd=cwd,
-            env={**os.environ, **(environment or {})},
+            env={**inherited, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

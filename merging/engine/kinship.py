@@ -81,13 +81,18 @@ def kinship(
         for at in _starts(base.count):
             run = min(BLOCK, base.count - at)
             first, second = _numbers(base, at, run), _numbers(tuned, at, run)
-            dot += float(first @ second)
-            left += float(first @ first)
-            right += float(second @ second)
+            dot += _product(first, second)
+            left += _product(first, first)
+            right += _product(second, second)
             count += run
     if count < FEWEST or not np.isfinite(left * right) or left * right == 0:
         return None
     return float(dot / np.sqrt(left * right))
+
+
+def _product(first: np.ndarray, second: np.ndarray) -> float:
+    # Not BLAS, which shares out even this among threads that then spin, waiting for more.
+    return float(np.einsum("i,i->", first, second))
 
 
 def _comparable(base: Tensor, tuned: Tensor) -> bool:

@@ -40,7 +40,9 @@ PROPERTIES = frozenset(
 # SQLite and PostgreSQL alike.
 IN_FRONT = r"^---[ \t]*\r?\n((?!---)[^\n]*\n)*"
 _LIBRARY = re.compile(IN_FRONT + r"library_name:[ \t]*[\"']?([\w.-]+)")
-_DATASETS = re.compile(IN_FRONT + r"datasets:(([^\n]|\n[ \t]*-(?=[ \t]))*)")
+_DATASETS = re.compile(
+    IN_FRONT + r"datasets:[ \t]*(?P<line>[^\r\n]*)\r?\n(?P<items>([ \t]*-[ \t][^\n]*\n)*)"
+)
 
 
 def iso(moment: datetime) -> str:
@@ -57,8 +59,11 @@ def library_of(card: str) -> str:
 def datasets_of(card: str) -> list[str]:
     """The data sets that a card names."""
     found = _DATASETS.match(card)
-    words = re.findall(r"[^\s\[\],\"']+", found[2]) if found else []
-    return [word for word in words if word != "-"][:20]
+    if found is None:
+        return []
+    names = found["line"].strip("[] \t").split(",")
+    names += [line.strip().removeprefix("-") for line in found["items"].splitlines()]
+    return [name for name in (each.strip(" \t\"'") for each in names) if name][:20]
 
 
 def vector_facts(vector: Vector, version: Version, card: str) -> dict[str, Any]:

@@ -153,5 +153,7 @@ def _of_library(name: str) -> Q:
 
 
 def _dataset_pattern(name: str) -> str:
-    before, after = r"[ \t\[\"',]", r"[ \t\],\"'\r\n]"
-    return IN_FRONT + r"datasets:([^\n]|\n[ \t]*-(?=[ \t]))*" + before + re.escape(name) + after
+    quoted = r"[\"']?" + re.escape(name) + r"[\"']?[ \t]*"
+    on_the_line = r"(\[([^\r\n]*,)?[ \t]*)?" + quoted + r"(\r?\n|[\],])"
+    in_a_list = r"\r?\n([ \t]*-[ \t][^\n]*\n)*[ \t]*-[ \t]+" + quoted + r"\r?\n"
+    return f"{IN_FRONT}datasets:[ \\t]*({on_the_line}|{in_a_list})"

@@ -25,6 +25,7 @@ pipeline_tag: text-classification
 library_name: sentence-transformers
 datasets:
 - lex/statutes
+- "statutes of the land"
 - glue
 tags: [law, 法律]
 armory: {title: 法律推理, since: 2026-01-02}
@@ -78,7 +79,9 @@ EVERYTHING = {"lab/tiny", "lab/big", "olive/law", "olive/mood", "bruno/paid"}
         ("filter=license:mit&filter=task-vector", {"olive/law"}),
         ("filter=dataset:glue", {"olive/law", "olive/mood"}),
         ("filter=dataset:lex/statutes", {"olive/law"}),
+        ("filter=dataset:statutes of the land", {"olive/law"}),
         ("filter=dataset:lex", set()),
+        ("filter=dataset:statutes", set()),
         ("filter=law", {"olive/law"}),
         ("filter=法律", {"olive/law"}),
         ("filter=la", set()),

@@ -44,6 +44,8 @@ class CoarseLayout:
         row = np.zeros(self.width)
         norm = sketch.norm
         for t, name in enumerate(sketch.names):
+            if name not in self._where:  # of a type the foundation carries along unchanged
+                continue
             start, width = self._where[name]
             first = int(sketch.value_at[t])
             values = sketch.values[first : first + min(width, int(sketch.kept[t]))]

@@ -34,10 +34,11 @@ from merging.services import (
     may_see_recipe,
     missing_grants,
 )
+from merging.usage import of_equipped
 from vectors.downloads import ranged_response, stream_response
 from vectors.errors import explain
 from vectors.tensorfile.errors import Problem
-from vectors.views import content_type_of, usage_snippets
+from vectors.views import content_type_of, endpoint_of
 
 MAIN = "main"
 
@@ -102,7 +103,7 @@ def equipped(request: HttpRequest, slug: str) -> HttpResponse:
         "total": sum(file.size for file in files),
         "report": report_rows(row.report),
         "yaml": recipe_yaml(row),
-        "snippets": usage_snippets(request, row.repo_id, row.foundation),
+        "usage": of_equipped(row, endpoint=endpoint_of(request)),
         "zip_url": reverse("equipped_zip", args=[row.slug]),
         "difference": difference,
         "lora_size": sum(file.size for file in lora),

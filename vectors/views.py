@@ -13,7 +13,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
-from vectors import services
+from vectors import services, usage
 from vectors.access import may_edit, may_read, may_see, request_of
 from vectors.adapters import handed_out
 from vectors.catalogue import CatalogueQuery, shelves
@@ -90,7 +90,7 @@ def _foundation_page(request: HttpRequest, foundation: Foundation) -> HttpRespon
         "vector_count": vectors.count(),
         "files": file_rows(foundation),
         "tensors": len(foundation.manifest),
-        "snippets": usage_snippets(request, foundation.repo_id, foundation),
+        "usage": usage.of_foundation(foundation, endpoint=endpoint_of(request)),
     }
     return render(request, "vectors/foundation.html", context)
 
@@ -129,7 +129,7 @@ def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
         "may_edit": may_edit(request.user, vector),
         "liked": request.user.is_authenticated
         and vector.liked_by.filter(user=request.user).exists(),
-        "snippets": usage_snippets(request, vector.repo_id, vector.foundation, version),
+        "usage": usage.of_vector(version, endpoint=endpoint_of(request)),
     }
     return render(request, "vectors/vector.html", context)
 
@@ -155,6 +155,11 @@ def file_rows(owner: Foundation | Version, *, readable: bool = True) -> list[dic
     return rows
 
 
+def endpoint_of(request: HttpRequest) -> str:
+    """This site as its clients call it, without a slash at the end."""
+    return request.build_absolute_uri("/").rstrip("/")
+
+
 def explained_verdict(version: Version) -> dict[str, Any]:
     """The inspection's verdict with its sentences in the reader's language."""
     verdict = dict(version.verdict)
@@ -163,54 +168,6 @@ def explained_verdict(version: Version) -> dict[str, Any]:
             explain(Problem(row["template"], **row["params"])) for row in verdict.get(kind, [])
         ]
     return verdict
-
-
-def usage_snippets(
-    request: HttpRequest, repo_id: str, foundation: Foundation, version: Version | None = None
-) -> list[dict[str, str]]:
-    """Copy-paste code for the page of a repository."""
-    base = request.build_absolute_uri("/").rstrip("/")
-    if version is not None:
-        name = version.vector.repo_id if version.vector else ""
-        return [
-            {
-                "title": "Armory",
-                "code": f"python manage.py equip '{name}' --on {foundation.repo_id} --out ./model",
-            },
-            {
-                "title": "curl",
-                "code": "\n".join(
-                    f"curl -fLO {base}{row['url']}"
-                    for row in file_rows(version)
-                    if row["path"].endswith((".safetensors", "_config.json", "index.json"))
-                ),
-            },
-        ]
-    if repo_id.startswith("equipped/"):
-        slug = repo_id.partition("/")[2]
-        return [
-            {
-                "title": "curl",
-                "code": f"curl -fL {base}/{repo_id}.zip -o {slug}.zip && unzip {slug}.zip",
-            },
-            {
-                "title": "transformers",
-                "code": "from transformers import AutoModel, AutoTokenizer\n\n"
-                f'folder = "{foundation.name}-{slug}"  # the unzipped download\n'
-                "model = AutoModel.from_pretrained(folder)\n"
-                "tokenizer = AutoTokenizer.from_pretrained(folder)",
-            },
-        ]
-    return [
-        {
-            "title": "curl",
-            "code": "\n".join(
-                f"curl -fLO {base}{row['url']}"
-                for row in file_rows(foundation)
-                if row["path"].endswith((".safetensors", "config.json", "index.json"))
-            ),
-        }
-    ]
 
 
 def content_type_of(path: str) -> str:

@@ -27,6 +27,7 @@ from marketplace.hub.repositories import Repository, Snapshot
 from marketplace.hub.requests import Caller
 from marketplace.models import Download
 from merging.models import EquippedModel
+from merging.services import count_equip
 from vectors.commits import commit_of
 from vectors.models import Foundation, Version
 
@@ -84,6 +85,8 @@ class Reading:
         """Note the download if, with the first ``sent`` bytes of the span, all of it was read."""
         try:
             if sent and self._is_whole(sent):
+                if isinstance(self.row, EquippedModel) and not self.automatic:
+                    count_equip(self.row, user=self.user, visit=self.reader)
                 for each in _behind(self.row):
                     if not _is_of(self.user, each):
                         note_download(each, reader=self.reader, automatic=self.automatic)

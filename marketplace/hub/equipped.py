@@ -20,6 +20,7 @@ from merging.hashes import known_hashes
 from merging.models import SLUG_DIGITS, EquippedModel
 from merging.repository import Opened
 from merging.services import may_see_recipe, missing_grants
+from merging.spelling import SPELLED
 from vectors.commits import commit_id
 from vectors.errors import _
 
@@ -70,8 +71,8 @@ class EquippedRepository:
 
 def find_equipped(namespace: str, name: str, caller: Caller) -> Repository:
     """The recipe that the address names by its slug (``equipped/…``) or spells (``equip/…``)."""
-    if namespace == "equip":
-        return EquippedRepository(row_of_id(name, caller), caller, f"equip/{name}")
+    if namespace == SPELLED:
+        return EquippedRepository(row_of_id(name, caller), caller, f"{SPELLED}/{name}")
     row = find_row(name)
     if row is None or not may_know(row, caller):
         raise repo_not_found(f"{namespace}/{name}", signed_in=caller.signed_in)

@@ -12,10 +12,11 @@ from django.utils import timezone
 from marketplace.hub.equipped import EquippedRepository
 from marketplace.hub.errors import bad_request
 from marketplace.hub.requests import Caller, endpoint, hub_view, json_body
-from marketplace.hub.spelling import id_of, revision_of, row_of_id
+from marketplace.hub.spelling import row_of_id
 from merging.engine.errors import RecipeError
 from merging.models import EquippedModel
 from merging.services import equip_expression, equip_json, equip_yaml
+from merging.spelling import id_of, revision_of
 from vectors.errors import _
 from vectors.tensorfile.errors import Problem
 
@@ -66,17 +67,13 @@ def _said(body: dict[str, Any]) -> tuple[str, Any]:
 
 def _answer(request: HttpRequest, row: EquippedModel, caller: Caller) -> dict[str, Any]:
     repository = EquippedRepository(row, caller)
-    try:
-        revision = revision_of(row)
-    except Problem:  # no name of a part fits into an expression
-        revision = ""
     return {
         "repo_id": row.repo_id,
         "sha": repository.head().commit,
         "url": f"{endpoint(request)}{row.get_absolute_url()}",
         "hash": row.hash,
         "spelled": id_of(row),
-        "revision": revision,
+        "revision": revision_of(row),
         "nbytes": row.nbytes,
         "report": row.report,
     }

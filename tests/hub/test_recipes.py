@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from marketplace.accounts.tokens import make_token
 from marketplace.hub import equipped
-from marketplace.hub.spelling import id_of, revision_of
 from merging.card import recipe_yaml
 from merging.models import EquippedModel
+from merging.spelling import id_of, revision_of
 from tests.engine.models import foundation as make_state
 from tests.engine.models import tuned
 from vectors.importing import add_foundation, add_vector
@@ -210,6 +210,38 @@ def test_what_is_not_granted_is_gated(shop: None, client: Client) -> None:
         assert "/olive/law" in answer["X-Error-Message"]
     weights = client.get(f"/lab/tiny/resolve/{wanted}/model.safetensors")
     assert (weights.status_code, weights["X-Error-Code"]) == (401, "GatedRepo")
+
+
+def test_a_download_to_the_last_byte_is_an_equip(
+    shop: None, client: Client, owner_client: Client
+) -> None:
+    repo_id = post(client, {"expression": "law"}).json()["repo_id"]
+    path = f"/{repo_id}/resolve/main/model.safetensors"
+
+    def equips() -> int:
+        return EquippedModel.objects.values_list("equips", flat=True).get()
+
+    b"".join(client.get(path, headers={"Range": "bytes=0-99"}).streaming_content)  # type: ignore[attr-defined]
+    assert equips() == 0
+    for each in (client, client, owner_client, owner_client):
+        b"".join(each.get(path).streaming_content)  # type: ignore[attr-defined]
+    assert (equips(), Vector.objects.get(name="law").equips) == (2, 2)
+
+
+def test_a_recipe_on_an_older_version_says_so(
+    shop: None, owner: User, client: Client, tmp_path: Path
+) -> None:
+    first = post(client, {"expression": "7_days, on=olive/law"}).json()
+    (tmp_path / "next").mkdir()
+    save_file(tuned(make_state(torch.float32), 9), tmp_path / "next/model.safetensors")
+    law = Vector.objects.get(name="law")
+    add_vector(tmp_path / "next", repo_id="olive/law", foundation=law.foundation, owner=owner)
+    row = EquippedModel.objects.get()
+    assert (id_of(row), revision_of(row)) == ("equip/law_v1_plus_1_7_days", "v1+olive/7_days")
+    for path in ("olive/law/revision/v1%2Bolive%2F7_days", "equip/law_v1_plus_1_7_days"):
+        assert info(client, path).json()["sha"] == first["sha"]
+    newer = info(client, "olive/law/revision/%2Bolive%2F7_days").json()["sha"]
+    assert newer != first["sha"]
 
 
 def test_a_commit_never_changes(

@@ -14,11 +14,12 @@ SCOPES = [
     (Scope.READ, _("Read: what you may see and download")),
     (Scope.WRITE, _("Read and write: push, change settings, give access too")),
 ]
+FOR_EVER = "for-ever"
 LASTS = [
     ("30", _("30 days")),
     ("90", _("90 days")),
     ("365", _("One year")),
-    ("", _("For ever")),
+    (FOR_EVER, _("For ever")),
 ]
 
 
@@ -33,12 +34,12 @@ class TokenForm(forms.Form):
     scope = forms.ChoiceField(
         label=_("What it may do"), choices=SCOPES, initial=Scope.READ, widget=forms.RadioSelect
     )
-    lasts = forms.ChoiceField(label=_("Lasts"), choices=LASTS, initial="90", required=False)
+    lasts = forms.ChoiceField(label=_("Lasts"), choices=LASTS, initial="90")
 
     def expires(self) -> datetime | None:
-        """When the token ends."""
+        """When the token ends; None where it does not."""
         days = self.cleaned_data["lasts"]
-        return timezone.now() + timedelta(days=int(days)) if days else None
+        return None if days == FOR_EVER else timezone.now() + timedelta(days=int(days))
 
 
 class CodeForm(forms.Form):

@@ -87,6 +87,7 @@ def ticked(text: str) -> SafeString:
     return mark_safe(_TICKED.sub(r"<code>\1</code>", conditional_escape(text)))
 
 
+@register.filter
 def access_mark(vector: Vector) -> str:
     """In a word or two why not everybody may equip it; empty where everybody may."""
     if vector.visibility == Visibility.PRIVATE:

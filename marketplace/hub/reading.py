@@ -14,7 +14,8 @@ from marketplace.hub.files import HubFile, git_sha1, safetensors_header
 from marketplace.hub.info import expanded, info_of, iso
 from marketplace.hub.paging import page_of
 from marketplace.hub.repositories import MAIN, Repository, Snapshot, at, find, split_revision
-from marketplace.hub.requests import Caller, endpoint, hub_view, segments_of
+from marketplace.hub.requests import Caller, check_scope, endpoint, hub_view, segments_of
+from marketplace.models import Scope
 from vectors.downloads import blob_response, ranged_response
 from vectors.errors import _
 from vectors.views import content_type_of
@@ -97,8 +98,7 @@ def auth_check(request: HttpRequest, caller: Caller, repo_id: str, kind: str = "
     """``GET /api/models/{id}/auth-check``: may the caller read it (``/write``: push to it)?"""
     repository = find(repo_id, caller)
     if kind == "write":
-        if caller.token is None:
-            raise HubError(401, _("Sign in first: `hf auth login`."))
+        check_scope(caller, Scope.WRITE)
         repository.check_writable()
     else:
         check_readable(request, repository, repository.head())

@@ -71,7 +71,7 @@ def hub_view(
                         headers={"Allow": ", ".join(methods)},
                     )
                 caller, told = _admit(request)
-                _check_scope(caller, scope)
+                check_scope(caller, scope)
                 response = view(request, caller, *args, **kwargs)
             except HubError as error:
                 response = error.response()
@@ -119,7 +119,8 @@ def _admit(request: HttpRequest) -> tuple[Caller, dict[str, str]]:
     return caller, spend(request, caller)
 
 
-def _check_scope(caller: Caller, scope: str) -> None:
+def check_scope(caller: Caller, scope: str) -> None:
+    """Raise HubError unless the caller shows a token that has ``scope``."""
     if scope == ANYBODY:
         return
     if caller.token is None:

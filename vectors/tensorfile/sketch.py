@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +32,10 @@ MARKS = VALUES * FINER
 FLOOR = 8
 LARGE_SHARE = 0.2  # TIES keeps the same fifth; its sign conflict is what tells (arXiv 2306.01708)
 
-# Magnitudes are counted in half octaves, [1, 1.5) and [1.5, 2) times a power of two.
+# Magnitudes are counted in half octaves, [1, 1.5) and [1.5, 2) times a power of two; the first
+# and the last bin hold what lies beyond.
 BINS = 2 * 160
-FIRST_EXPONENT = -140  # float32's smallest subnormal is 2^-149; what is smaller counts as this
-_FIRST_BIN = 2 * (1023 + FIRST_EXPONENT)
+FIRST_EXPONENT = -140
 
 
 @dataclass
@@ -77,7 +78,7 @@ class TensorSampler:
     def block(self, start: int, delta: np.ndarray) -> None:
         """The entries from ``start`` on, float64; entries beyond the foundation's do not count."""
         delta = delta[: max(0, self.count - start)]
-        square, changed = _count(delta, self._sketcher.bins)
+        square, changed = _square(delta)
         self.square += square
         self.changed += changed
         first, stop = np.searchsorted(self.places, (start, start + delta.size))
@@ -86,7 +87,7 @@ class TensorSampler:
     def factors(self, left: np.ndarray, right: np.ndarray, scale: float) -> None:
         """δ = scale · left (rows, r) · right (r, columns), without forming it.
 
-        Its norm is exact, its zeros are taken for none, its magnitudes are those of the sample.
+        Its norm is exact; it is taken to change every entry.
         """
         gram = (left.T @ left) * (right @ right.T)
         self.square = float(gram.sum()) * scale**2
@@ -101,9 +102,6 @@ class TensorSampler:
         numbers = np.empty(len(self.places))
         turned = np.ascontiguousarray(right.T)
         _at_places(np.ascontiguousarray(left), turned, rows, columns, scale, numbers)
-        found = np.zeros(BINS, np.int64)
-        _count(numbers, found)
-        self._sketcher.add_estimated(found * (self.count / len(numbers)))
         self.values = numbers.astype(np.float32)
 
 
@@ -111,9 +109,7 @@ class Sketcher:
     """Collects the sketch of one vector of ``foundation`` (a fingerprint), tensor by tensor."""
 
     def __init__(self, foundation: str) -> None:
-        self.bins = np.zeros(BINS, np.int64)
         self._foundation = foundation
-        self._exact = True
         self._tensors: list[_Sampled] = []
         self._totals = _Totals()
         self._held = 0
@@ -151,11 +147,6 @@ class Sketcher:
             count,
         )
 
-    def add_estimated(self, bins: np.ndarray) -> None:
-        """Add magnitudes that were not all counted."""
-        self.bins += np.rint(bins).astype(np.int64)
-        self._exact = False
-
     def finish(self) -> Sketch:
         """The sketch of everything taken so far."""
         self._trim()
@@ -172,9 +163,7 @@ class Sketcher:
             kept=[self._kept(each) for each in tensors],
             sampled=[each.values for each in tensors],
             threshold=_threshold(tensors),
-            first_bin=2 * FIRST_EXPONENT,
-            bins=self.bins,
-            bins_exact=self._exact,
+            histogram=_histogram(tensors),
         )
 
     def _kept(self, tensor: _Sampled) -> int:
@@ -244,6 +233,21 @@ def _threshold(tensors: list[_Sampled]) -> float:
     return float(sizes[ordered[np.searchsorted(reached, LARGE_SHARE * reached[-1])]])
 
 
+def _histogram(tensors: list[_Sampled]) -> dict[str, Any]:
+    """Changed entries by magnitude, as the sample has them: ``first`` is log₂ of the first bin."""
+    bins = np.zeros(BINS)
+    for each in tensors:
+        mantissas, exponents = np.frexp(np.abs(each.values[each.values != 0]).astype(np.float64))
+        # A mantissa is in [0.5, 1): the upper half octave begins at 0.75.
+        at = 2 * (exponents - 1 - FIRST_EXPONENT) + (mantissas >= 0.75)
+        found = np.bincount(np.clip(at, 0, BINS - 1), minlength=BINS)
+        bins += found * (each.count / len(each.values))
+    counts = np.rint(bins).astype(np.int64)
+    used = np.flatnonzero(counts)
+    first, stop = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+    return {"first": FIRST_EXPONENT + first / 2, "counts": counts[first:stop].tolist()}
+
+
 @njit(nogil=True, cache=True)
 def _mix(x):
     # The finaliser of SplitMix64: every bit of the result depends on every bit of x.
@@ -269,18 +273,13 @@ def _places(seed, count, places, order):
 
 
 @njit(nogil=True, cache=True)
-def _count(delta, bins):
-    # Σδ², how many δ ≠ 0, and bins += the magnitudes; the sign is shifted out with the bits below.
-    bits = delta.view(np.uint64)
+def _square(delta):
+    # Σδ², and how many δ ≠ 0.
     square = 0.0
     changed = 0
     for i in range(delta.size):
-        value = delta[i]
-        if value != 0.0:
-            changed += 1
-            square += value * value
-            at = np.int64((bits[i] << np.uint64(1)) >> np.uint64(52)) - _FIRST_BIN
-            bins[min(max(at, 0), BINS - 1)] += 1
+        square += delta[i] * delta[i]
+        changed += delta[i] != 0.0
     return square, changed
 
 

@@ -10,9 +10,9 @@
     uint64           marks "negative", likewise
 
 The head has ``foundation`` (its fingerprint), ``threshold`` (from which magnitude on an entry is
-large), ``histogram`` ({``exact``, ``first``: its first half octave, ``counts``}), and ``tensors``:
-a list, by name, of [name, entries, changed entries, Σδ², how many values are kept]. There are
-min(8 · kept, entries) marks of a tensor.
+large), ``histogram`` (of the changed entries' magnitudes: ``counts`` of half octaves, the first of
+which begins at 2 to the power of ``first``), and ``tensors``: a list, by name, of [name, entries,
+changed entries, Σδ², how many values are kept]. There are min(8 · kept, entries) marks of a tensor.
 """
 
 from __future__ import annotations
@@ -161,9 +161,7 @@ def pack(
     kept: Sequence[int],
     sampled: Sequence[np.ndarray],
     threshold: float,
-    first_bin: int,
-    bins: np.ndarray,
-    bins_exact: bool,
+    histogram: dict[str, Any],
 ) -> Sketch:
     """A sketch of tensors whose ``sampled`` values, of every place that has marks, are in order."""
     counts_, kept_ = np.array(counts, np.int64), np.array(kept, np.int64)
@@ -180,13 +178,6 @@ def pack(
         # A change stays a change: what float16 would make a zero keeps its sign.
         scaled = np.copysign(np.clip(np.abs(scaled), _SMALLEST, _LARGEST), scaled) * (scaled != 0)
         values[value_at[t] : value_at[t + 1]] = scaled.astype(np.float16)
-    used = np.flatnonzero(bins)
-    first, stop = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
-    histogram = {
-        "exact": bins_exact,
-        "first": (first_bin + first) / 2,
-        "counts": [int(count) for count in bins[first:stop]],
-    }
     return Sketch(
         foundation=foundation,
         names=tuple(names),

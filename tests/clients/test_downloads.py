@@ -85,6 +85,15 @@ def test_the_cache_is_what_the_hub_says_it_is(client: Client, name: str) -> None
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_cache_of_an_equipped_model_is_what_the_hub_says_it_is(
+    client: Client, equipped: str
+) -> None:
+    """Its weights were hashed while they left for the first time."""
+    assert client.hf("download", equipped).returncode == 0
+    done = client.hf("cache", "verify", equipped)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_damaged_cache_is_found_out(client: Client) -> None:
     there = Path(client.python(SNAPSHOT, "olive/law"))
     weights = (there / "model.safetensors").resolve()

@@ -110,7 +110,7 @@ def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
         .exclude(pk=vector.pk)
         .for_cards()[:20]
     )
-    readable = may_read(request.user, version)
+    readable, mine = may_read(request.user, version), may_edit(request.user, vector)
     context = {
         "vector": vector,
         "version": version,
@@ -126,7 +126,8 @@ def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
         .exclude(pk=vector.pk)
         .for_cards()
         .sorted_by("equipped")[:4],
-        "may_edit": may_edit(request.user, vector),
+        "may_edit": mine,
+        "waiting": vector.access_requests.filter(state="pending").count() if mine else 0,
         "liked": request.user.is_authenticated
         and vector.liked_by.filter(user=request.user).exists(),
         "usage": usage.of_vector(version, endpoint=endpoint_of(request)),

@@ -158,6 +158,8 @@ def test_to_ask_and_to_be_answered(law: Vector, buyer: User, clients: dict[str, 
     assert "has not answered yet" in clients["buyer"].get(PAGE).content.decode()
     asked = AccessRequest.objects.get()
     assert (asked.user, asked.state, asked.reason) == (buyer, "pending", "for my thesis")
+    assert "1 asks for access" in clients["owner"].get(PAGE).content.decode()
+    assert "asks for access" not in clients["stranger"].get(PAGE).content.decode()
     assert "for my thesis" in clients["owner"].get(SETTINGS).content.decode()
     row = {"request": asked.pk}
     clients["owner"].post(f"{SETTINGS}/requests", {**row, "answer": "accept"})

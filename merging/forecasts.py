@@ -15,17 +15,9 @@ from vectors.access import may_see
 from vectors.models import Foundation, Sketch, Version
 from vectors.sketches import read_sketches
 from vectors.tensorfile import sketch_format
-from vectors.tensorfile.likeness import Verdict
+from vectors.tensorfile.likeness import NAMES
 
 DIGITS = 4
-
-# What a pair is called, where it is shown.
-NAMES = {
-    Verdict.DUPLICATE: _("duplicate"),
-    Verdict.RELATED: _("related"),
-    Verdict.INDEPENDENT: _("independent"),
-    Verdict.CONTRADICTION: _("contradiction"),
-}
 
 
 def forecast_recipe(

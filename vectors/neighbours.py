@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from django.conf import settings
+from django.utils.translation import gettext
 
 from vectors.models import Foundation, Sketch, Vector, Version
 from vectors.rowfile import RowFile
@@ -23,6 +24,7 @@ from vectors.tensorfile import sketch_format
 from vectors.tensorfile.coarse import SCALE_BYTES, cosines
 from vectors.tensorfile.likeness import (
     CONTRADICTION_COSINE,
+    NAMES,
     RELATED_COSINE,
     Likeness,
     Verdict,
@@ -41,6 +43,17 @@ class Neighbour:
 
     vector: Vector
     likeness: Likeness
+
+    @property
+    def verdict(self) -> str:
+        """What the pair is called, in the reader's language."""
+        return gettext(NAMES[self.likeness.verdict])
+
+    @property
+    def text(self) -> str:
+        """What is said of the pair, in the reader's language."""
+        template, params = self.likeness.sentence
+        return gettext(template) % params
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,9 @@ def test_neighbours_are_told_by_their_sketches(family: dict[str, Version]) -> No
     assert found is not None
     assert [each.likeness.verdict for each in found.alike] == [Verdict.DUPLICATE, Verdict.RELATED]
     assert (found.compared, found.unknown) == (5, 0)
+    (against,) = found.contradicting
+    assert against.verdict == "contradiction"
+    assert "pull against each other" in against.text
     Sketch.objects.filter(version=family["other"]).delete()
     found = neighbours(family["one"], user=EVERYBODY)
     assert found is not None

@@ -45,6 +45,12 @@ class Verdict(Enum):
     CONTRADICTION = "contradiction"
 
 
+NAMES = {
+    Verdict.DUPLICATE: _("duplicate"),
+    Verdict.RELATED: _("related"),
+    Verdict.INDEPENDENT: _("independent"),
+    Verdict.CONTRADICTION: _("contradiction"),
+}
 # What is said of a pair. None of it is a promise: a sum is only known by its ability checks.
 SENTENCES = {
     Verdict.DUPLICATE: _(

@@ -19,5 +19,7 @@ urlpatterns: list[URLPattern] = [
     path("<repo:repo_id>.git/info/lfs/objects/batch", lfs.batch),
     path("uploads/<uuid:pk>/lfs", lfs.complete, name="lfs_complete"),
     path("uploads/<uuid:pk>/verify", lfs.verify, name="lfs_verify"),
+    path("<str:namespace>/<str:name>/tree/<path:rest>", writing.files_page),
+    path("<str:namespace>/<str:name>/blob/<path:rest>", writing.files_page),
     path("<str:namespace>/<str:name>/commit/<str:oid>", writing.commit_page, name="commit"),
 ]

@@ -20,10 +20,10 @@ from marketplace.hub.errors import (
     HubError,
     bad_request,
     entry_not_found,
-    forbidden,
     header_text,
 )
 from marketplace.hub.files import HubFile, git_sha1
+from marketplace.hub.gitignore import is_ignored
 from marketplace.hub.owning import row_of
 from marketplace.hub.repositories import MAIN, Repository, Snapshot, at, find
 from marketplace.hub.requests import Caller, endpoint, hub_view, json_body
@@ -44,13 +44,19 @@ SHORTEST_COMMIT = 7  # digits by which a client may name a commit
 def preupload(request: HttpRequest, caller: Caller, repo_id: str, rev: str) -> HttpResponse:
     """``POST /api/models/{id}/preupload/{rev}``: how each file travels, and what is there now."""
     repository = _writable(request, caller, repo_id, rev)
-    files = json_body(request).get("files")
+    body = json_body(request)
+    files, ignore = body.get("files"), body.get("gitIgnore")
     if not isinstance(files, list) or len(files) > PREUPLOAD_FILES:
         raise bad_request(_("`files` must be a list of at most %d files.") % PREUPLOAD_FILES)
     there = repository.head().files
-    rows = [_announced(entry, there) for entry in files]
+    rules = ignore if isinstance(ignore, str) else ""
+    rows = [_announced(entry, there, rules) for entry in files]
     response = JsonResponse({"files": rows})
-    left_out = [row["path"] for row in rows if row["shouldIgnore"] and row["path"][:1] != "."]
+    left_out = [
+        row["path"]
+        for row in rows
+        if row["shouldIgnore"] and row["path"][:1] != "." and not is_ignored(row["path"], rules)
+    ]
     if left_out:
         names = ", ".join(left_out[:5]) + (f" +{len(left_out) - 5}" if len(left_out) > 5 else "")
         _warn(response, "left-out", _("Not kept, because no model needs it: %s.") % names)
@@ -96,11 +102,21 @@ def commit_page(
     return redirect(f"{page}?version=v{number}" if number else page)
 
 
+@hub_view("GET", "HEAD")
+def files_page(
+    request: HttpRequest, caller: Caller, namespace: str, name: str, rest: str
+) -> HttpResponse:
+    """``/{id}/tree/{rev}/…`` and ``/{id}/blob/{rev}/…``, which older clients print: the files are
+    on the repository's page."""
+    repository = find(f"{namespace}/{name}", caller)
+    return redirect("repo", *repository.id.split("/"))
+
+
 def _writable(request: HttpRequest, caller: Caller, repo_id: str, rev: str) -> Repository:
     repository = find(repo_id, caller)
     repository.check_writable()
     if request.GET.get("create_pr", "") not in ("", "0", "false"):
-        raise forbidden(
+        raise bad_request(
             _(
                 "There are no pull requests here. Push to a repository of your own, without "
                 "create_pr."
@@ -108,17 +124,19 @@ def _writable(request: HttpRequest, caller: Caller, repo_id: str, rev: str) -> R
         )
     if rev.removeprefix("refs/heads/") != MAIN:
         at(repository, rev)  # RevisionNotFound says more where there is no such name
-        raise forbidden(_("Only `main` takes pushes; other branches and tags name versions of it."))
+        raise bad_request(
+            _("Only `main` takes pushes; other branches and tags name versions of it.")
+        )
     return repository
 
 
 # --- before anything travels -----------------------------------------------------------------
 
 
-def _announced(entry: Any, there: dict[str, HubFile]) -> dict[str, Any]:
+def _announced(entry: Any, there: dict[str, HubFile], rules: str) -> dict[str, Any]:
     """How one file travels: ``lfs`` by itself, ``regular`` inside the commit, or not at all."""
     path, size, sample = _fields(entry)
-    if is_left_out(path):
+    if is_left_out(path) or is_ignored(path, rules):
         return {"path": path, "uploadMode": "regular", "shouldIgnore": True}
     check_kind(check_path(path))
     if size > MAX_FILE:

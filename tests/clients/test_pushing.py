@@ -91,7 +91,7 @@ def test_a_folder_becomes_a_vector_and_then_its_next_versions(
 
     done = olive.hf("upload", name, str(folder), ".")
     assert done.returncode == 0, done.stderr
-    assert f"/{name}/commit/" in done.stdout + done.stderr
+    assert f"{olive.endpoint}/{name}/" in done.stdout, "where it can be looked at"
     published(site, name, "1")
     assert contents(Path(olive.python(SNAPSHOT, name))) == kept
 

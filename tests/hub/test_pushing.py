@@ -17,6 +17,7 @@ from django.test import Client
 from safetensors.torch import save
 
 from marketplace.accounts.tokens import make_token
+from marketplace.hub.gitignore import is_ignored
 from merging.services import equip_expression
 from tests.engine.models import State, tuned
 from tests.engine.models import foundation as make_state
@@ -268,8 +269,10 @@ def test_each_file_is_told_how_it_travels(olive: Hub) -> None:
         entry("training_args.bin", 100, b"\x80"),
         entry("runs/a/events.out.tfevents.1.x", 100, b"\0"),
         entry(".gitattributes", 100),
+        entry("data/x.json", 100),
     ]
-    answer = olive.ask("POST", "/api/models/olive/poems/preupload/main", {"files": files})
+    body = {"files": files, "gitIgnore": "data/"}
+    answer = olive.ask("POST", "/api/models/olive/poems/preupload/main", body)
     rows = {row["path"]: row for row in answer.json()["files"]}
     assert {path: row["uploadMode"] for path, row in rows.items() if not row["shouldIgnore"]} == {
         "README.md": "regular",
@@ -282,6 +285,7 @@ def test_each_file_is_told_how_it_travels(olive: Hub) -> None:
     assert rows["README.md"]["oid"] == hashlib.sha1(head + text.encode()).hexdigest()  # noqa: S324
     assert rows["model.safetensors"]["oid"] == hashlib.sha256(content).hexdigest()
     assert "training_args.bin" in answer.headers["X-HF-Warning"]
+    assert "data/x.json" not in answer.headers["X-HF-Warning"]
 
     pickle = {"files": [entry("pytorch_model.bin", 100)]}
     answer = olive.ask("POST", "/api/models/olive/poems/preupload/main", pickle)
@@ -289,6 +293,40 @@ def test_each_file_is_told_how_it_travels(olive: Hub) -> None:
     outside = {"files": [entry("../x.json", 100)]}
     answer = olive.ask("POST", "/api/models/olive/poems/preupload/main", outside)
     assert "not a usable file name" in message(answer, 400)
+
+
+IGNORE = """# data and what a run leaves
+data/
+*.log
+!kept.log
+/notes.json
+a/**/z.json
+wandb
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "ignored"),
+    [
+        ("data/x.json", True),
+        ("sub/data/x.json", True),
+        ("data", False),  # a file
+        ("run.log", True),
+        ("deep/run.log", True),
+        ("kept.log", False),
+        ("data/kept.log", True),
+        ("notes.json", True),
+        ("sub/notes.json", False),
+        ("a/z.json", True),
+        ("a/b/c/z.json", True),
+        ("b/a/z.json", False),
+        ("wandb/run/config.json", True),
+        ("model.safetensors", False),
+    ],
+)
+def test_a_gitignore_is_heeded(path: str, ignored: bool) -> None:
+    assert is_ignored(path, IGNORE) is ignored
+    assert not is_ignored(path, "")
 
 
 def test_large_objects_travel_in_parts(olive: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -573,7 +611,7 @@ def test_a_commit_that_cannot_be_read(olive: Hub, body: bytes, sentence: str) ->
 
 
 def test_only_main_takes_pushes_and_nobody_asks_for_pulls(olive: Hub) -> None:
-    assert "no pull requests" in message(olive.commit(create_pr="1"), 403)
+    assert "no pull requests" in message(olive.commit(create_pr="1"), 400)
     answer = olive.ask("POST", "/api/models/olive/poems/preupload/dev", {"files": []})
     assert answer.headers["X-Error-Code"] == "RevisionNotFound"
 
@@ -665,7 +703,7 @@ def test_versions_get_names(olive: Hub, sten: Hub) -> None:
     assert sten.ask("GET", f"{api}/revision/gold").json()["sha"] == first
     assert sten.ask("GET", f"{api}/revision/main").json()["sha"] == second
     answer = olive.ask("POST", f"{api}/commit/feat%2Fx", b"")
-    assert "Only `main` takes pushes" in message(answer, 403)
+    assert "Only `main` takes pushes" in message(answer, 400)
     assert olive.ask("DELETE", f"{api}/tag/gold").status_code == 200
     assert olive.ask("DELETE", f"{api}/tag/gold").status_code == 404
     assert "stays" in message(olive.ask("DELETE", f"{api}/branch/main"), 403)
@@ -681,6 +719,8 @@ def test_the_address_of_a_commit_leads_to_its_page(olive: Hub, owner_client: Cli
     inspect_all()
     page = Client().get(f"/olive/poems/commit/{commit}")
     assert page.headers["Location"] == "/olive/poems?version=v1"
+    page = Client().get("/olive/poems/tree/main/.")  # as older clients print it
+    assert page.headers["Location"] == "/olive/poems"
 
 
 def test_blobs_of_a_dropped_push_go(olive: Hub, owner: User) -> None:

@@ -17,17 +17,17 @@ RESERVED_NAMES = frozenset(
     """
     about accounts admin administrator api apps armory auth blobs blog bucket buckets builds
     cache cart chat checkout collections compare contact cookies covers dashboard data datasets
-    demo device discussions docs download downloads drafts enterprise equip equipped errors explore
-    feed forecast form forms foundation foundations global grants health healthz help home i18n
-    inbox index info jobs join jsi18n kernels legal library listing listings loadout loadouts
-    local locale login logout mail market me media members methods metrics models moderator
-    money new news none notifications null oauth offers official order orders org organization
-    organizations orgs papers password payment ping policy posts pricing privacy profile
-    profiles public purchases raw recipe recipes register repo repos resolve resources robots
-    root sales search security sell sessions settings shop signin signout signup sitemap spaces
-    staff static status storage store stream support swap swap-offers swaps system tags tasks
-    team terms test token tokens tree trending undefined upload uploads user users vector
-    vectors wallet wallets webhooks well-known whoami whoami-v2 www xet
+    demo device discussions docs download downloads drafts enterprise equip equipped errors
+    explore feed forecast form forms foundation foundations global grants health healthz help
+    home how-merging-works i18n inbox index info jobs join jsi18n kernels legal library listing
+    listings loadout loadouts local locale login logout mail market me media members methods
+    metrics models moderator money new news none notifications null oauth offers official order
+    orders org organization organizations orgs papers password payment ping policy posts pricing
+    privacy profile profiles public purchases raw recipe recipes register repo repos resolve
+    resources robots root sales search security sell sessions settings shop signin signout
+    signup sitemap spaces staff static status storage store stream support swap swap-offers
+    swaps system tags tasks team terms test token tokens tree trending undefined upload uploads
+    user users v1 vector vectors wallet wallets webhooks well-known whoami whoami-v2 www xet
     """.split()
 )
 

@@ -161,8 +161,8 @@ def _inventory(
     """The vectors to choose from: those that fit, and the others with the reason."""
     words = request.GET.get("q", "")[:100]
     taken = {slot.name.partition("@")[0] for slot in state.slots}
-    everything = Vector.objects.visible_to(request.user).matching(words).for_cards()
-    everything = everything.sorted_by("equipped")
+    found_here = Vector.objects.visible_to(request.user).matching(words).for_cards()
+    everything = found_here.sorted_by("equipped")
     if foundation is None:
         found = list(everything[:INVENTORY])
         return {"inventory": found, "analogy_choices": found, "unfit": [], "more": 0}

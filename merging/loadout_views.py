@@ -49,7 +49,7 @@ def saved_loadout(request: HttpRequest, slug: str) -> HttpResponse:
 @require_POST
 def delete_loadout(request: HttpRequest, slug: str) -> HttpResponse:
     """Forget one of one's own saved loadouts."""
-    if not SavedLoadout.objects.filter(slug=slug, owner=request.user).delete()[0]:
+    if not SavedLoadout.objects.filter(slug=slug, owner=request.user.pk).delete()[0]:
         raise Http404
     return redirect("profile", request.user.get_username())
 

@@ -151,7 +151,7 @@ def _targets(foundation: Foundation | None, user: Any) -> list[Vector]:
     """Full fine-tunes of the foundation, onto which vectors can be put as well."""
     if foundation is None:
         return []
-    full = Vector.objects.visible_to(user).filter(foundation=foundation, current__form="full")
+    full = Vector.objects.usable_by(user).filter(foundation=foundation, current__form="full")
     return list(full.for_cards().sorted_by("equipped")[:50])
 
 

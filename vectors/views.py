@@ -22,6 +22,7 @@ from vectors.describe import suggested_coefficient
 from vectors.downloads import blob_response
 from vectors.errors import Refusal, explain
 from vectors.models import Blob, Claim, Foundation, Vector, Version
+from vectors.neighbours import neighbours
 from vectors.tensorfile.errors import Problem
 
 MAIN = "main"
@@ -121,6 +122,7 @@ def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
         "verdict": explained_verdict(version),
         "coefficient": suggested_coefficient(version.card),
         "targets": full_siblings,
+        "neighbours": neighbours(version, user=request.user),
         "related": Vector.objects.published()
         .filter(foundation=vector.foundation)
         .exclude(pk=vector.pk)

@@ -36,7 +36,7 @@ def read_card(text: str) -> Card:
     body = text[found.end() :]
     try:
         data = yaml.safe_load(found[1])
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2026-13-45; [[[[[…
         mark = getattr(error, "problem_mark", None)
         return Card(body=body, problem=f"line {mark.line + 2}" if mark else "front matter")
     return Card(data if isinstance(data, dict) else {}, body)

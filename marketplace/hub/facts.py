@@ -10,8 +10,9 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime
+from itertools import count
 from typing import Any
 
 from django.core.cache import cache
@@ -26,6 +27,7 @@ FRONT_CHARS = 6000  # of a card, enough for its front matter
 LIBRARY = "transformers"  # of what names no library itself
 RELATIONS = {"full": "finetune", "delta": "finetune", "lora": "adapter"}
 MAX_CONFIG = 1 << 20
+MAX_CARD_VALUES = 20_000  # of one card's front matter, in JSON
 CACHED = 24 * 3600  # what is read from a file that never changes
 
 # The protocol's names of everything that can be asked for by ``expand``.
@@ -141,16 +143,22 @@ def unique(words: Iterable[str]) -> list[str]:
 
 
 def card_data(card: str) -> dict[str, Any]:
-    """The front matter of a card as JSON can carry it."""
-    plain = _plain(read_card(card).data)
+    """The front matter of a card as JSON can carry it; nothing where it would not end."""
+    try:
+        plain = _plain(read_card(card).data, count(MAX_CARD_VALUES, -1))
+    except (OverflowError, RecursionError):
+        return {}
     return plain if isinstance(plain, dict) else {}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, left: Iterator[int]) -> Any:
+    # An alias may stand for what contains it, or for a million copies of a million copies.
+    if next(left) < 0:
+        raise OverflowError
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, left) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
+        return [_plain(item, left) for item in value]
     if isinstance(value, date | datetime):
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):

@@ -74,7 +74,7 @@ class Asked:
         """Read an address. Raises HubError 400 for what makes no sense."""
         expand = expanded(get)
         more = set(expand)
-        more |= {"siblings", "cardData"} if _flag(get, "full") else set()
+        more |= {"siblings"} if _flag(get, "full") else set()
         more |= {"cardData"} if _flag(get, "cardData") else set()
         more |= {"config"} if _flag(get, "config") else set()
         sort = _ALSO.get(get.get("sort", ""), get.get("sort", "")) or "createdAt"
@@ -85,7 +85,7 @@ class Asked:
             )
         more |= {"trendingScore"} if sort == "trendingScore" else set()
         limit = get.get("limit", "")
-        most = COSTLY_PAGE if more & {"config", "safetensors"} else PAGE
+        most = COSTLY_PAGE if more & {"cardData", "config", "safetensors"} else PAGE
         size = min(int(limit), most) if limit.isdigit() and len(limit) < 10 else most
         after = _read(get.get("cursor", ""), sort)
         return cls(sort, get.get("direction", "-1") != "1", size or most, after, expand, more)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import connections, transaction
 from django.test import AsyncClient, Client
 
 from marketplace.accounts.tokens import make_token
@@ -171,6 +172,8 @@ def test_under_asgi_it_is_noted_once_the_last_byte_has_gone(law: Vector) -> None
             if got >= until:
                 break
         answer.close()
+        # The client of the tests leaves the connection of its thread open.
+        await sync_to_async(connections.close_all)()
 
     asyncio.run(reads(1))
     assert not Download.objects.exists()

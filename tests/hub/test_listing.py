@@ -206,6 +206,26 @@ def test_only_what_is_asked_for_is_told(client: Client, shelf: dict[str, Vector]
     assert set(info) == {"_id", "id", "gated", "tags"}
 
 
+@pytest.mark.parametrize(
+    "front",
+    [
+        "a: &a [*a, *a]",
+        "\n".join([
+            "a0: &a0 [x, x]",
+            *(f"a{n}: &a{n} [" + ", ".join([f"*a{n - 1}"] * 20) + "]" for n in range(1, 12)),
+        ]),
+    ],
+)  # fmt: skip
+def test_a_card_without_end_is_told_as_none(
+    client: Client, tiny: Foundation, owner: User, front: str
+) -> None:
+    vector("olive/endless", owner, tiny, f"---\nlicense: mit\n{front}\n---\n")
+    assert client.get("/api/models/olive/endless").json()["cardData"] == {}
+    [row] = client.get("/api/models?cardData=true&author=olive").json()
+    assert row["cardData"] == {}
+    assert "license:mit" in row["tags"]
+
+
 CLIENT = """
 import json
 from huggingface_hub import HfApi

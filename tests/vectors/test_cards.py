@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.utils.translation import override
 
+from vectors.cards import read_card
 from vectors.catalogue import facet_label
 from vectors.describe import describe, fields_from_card, suggested_coefficient
 from vectors.models import Vector
@@ -34,6 +35,13 @@ def card(house: str, body: str = "") -> str:
 )
 def test_the_number_to_start_with(house: str, coefficient: float) -> None:
     assert suggested_coefficient(card(house)) == coefficient
+
+
+@pytest.mark.parametrize("front", ["made: 2026-13-45", "a: " + "[" * 5000, "a: b: c", "a: \x01"])
+def test_a_broken_card_is_still_a_card(front: str) -> None:
+    found = read_card(f"---\n{front}\n---\n# Law\n")
+    assert (found.data, found.body) == ({}, "# Law\n")
+    assert found.problem
 
 
 def test_examples() -> None:

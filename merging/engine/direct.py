@@ -14,20 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from vectors.tensorfile.checkpoint import Tensor, TensorLike
+from vectors.tensorfile.checkpoint import TensorLike
 from vectors.tensorfile.compiled import external, njit
-from vectors.tensorfile.source import FileSource
 
-from .gather import _read
+from .gather import RUN, _read, places, read_run, stored_in_files
 from .kernels import (
     _EXPONENTS,
     _carries,
     _finish_low_rank_bf16,
     _sum_differences_bf16,
 )
+from .sparsify import NO_MASKS, Trim, _sum_bf16
 from .workspace import Workspace
-
-RUN = 128 * 1024  # elements at a time: two rows of them fit into the second-level cache
 
 # POSIX: ssize_t pwrite(int, const void *, size_t, off_t), looked up in the C library.
 _pwrite: Any = external("pwrite", "intp", "intc", "uintp", "uintp", "int64")
@@ -93,6 +91,32 @@ def _product_to_file(
     return True
 
 
+@njit(nogil=True, cache=True)
+def _trimmed_to_file(
+    source, own_target, rule, kept, weights, elect, normalize, divisor, factor, first, last,
+    words, goal, at,
+):  # fmt: skip
+    # The foundation, the fine-tunes, and the target where it is another model.
+    numbers = words.view(np.uint16)
+    rows = source[2]
+    for lo in range(first, last, numbers.size):
+        n = min(numbers.size, last - lo)
+        if not read_run(source, lo, n):
+            return False
+        base = rows[0, :n]
+        target = rows[rows.shape[0] - 1, :n] if own_target else base
+        words[n // 4 :] = 0
+        _sum_bf16(
+            target, base, rows[1:], lo, rule, kept, 0, weights, elect, normalize, divisor, factor,
+            numbers[:n],
+        )  # fmt: skip
+        if _carries(words, _MASK, _CARRY) & _SIGN:
+            return False
+        if not _write(goal, at + 2 * (lo - first), words.ctypes.data, 2 * n):
+            return False
+    return True
+
+
 def write_sum(
     target: TensorLike,
     base: TensorLike,
@@ -110,13 +134,13 @@ def write_sum(
     this was not possible; then what is there must be written again.
     """
     own_target = target is not base
-    places = _places([base, *tuned, *([target] if own_target else [])], span[0])
-    if places is None:
+    found = places([base, *tuned, *([target] if own_target else [])], span[0])
+    if found is None:
         return False
-    stored, words = _scratch(len(places[0]), work)
+    stored, words = _scratch(len(found[0]), work)
     return bool(
         _sum_to_file(
-            *places,
+            *found,
             own_target,
             weights,
             np.float32(divisor),
@@ -145,13 +169,13 @@ def write_product(
 
     As `write_sum`; the factors are float32 (rows, r) and (r, columns).
     """
-    places = _places([target], span[0])
-    if places is None:
+    found = places([target], span[0])
+    if found is None:
         return False
     stored, words = _scratch(1, work)
     return bool(
         _product_to_file(
-            *places,
+            *found,
             left,
             right,
             np.float32(scale),
@@ -166,16 +190,42 @@ def write_product(
     )
 
 
-def _places(tensors: Sequence[TensorLike], lo: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Descriptor, and byte of element ``lo``, of each tensor; None unless all are in files."""
-    files = np.empty(len(tensors), np.int32)
-    starts = np.empty(len(tensors), np.int64)
-    for k, tensor in enumerate(tensors):
-        if not isinstance(tensor, Tensor) or not isinstance(tensor.source, FileSource):
-            return None
-        files[k] = tensor.source.descriptor
-        starts[k] = tensor.entry.start + 2 * lo
-    return files, starts
+def write_trimmed(
+    target: TensorLike,
+    base: TensorLike,
+    tuned: Sequence[TensorLike],
+    trim: Trim,
+    weights: np.ndarray,
+    *,
+    elect: bool,
+    normalize: bool,
+    divisor: float,
+    factor: float,
+    span: tuple[int, int],
+    goal: tuple[int, int],
+    work: Workspace,
+) -> bool:
+    """Write the elements ``span`` of `trimmed_sum_bf16`. As `write_sum`."""
+    own_target = target is not base
+    stored = stored_in_files([base, *tuned, *([target] if own_target else [])], work)
+    if stored is None:
+        return False
+    return bool(
+        _trimmed_to_file(
+            stored.source,
+            own_target,
+            trim.rule,
+            NO_MASKS.kept,
+            weights,
+            elect,
+            normalize,
+            np.float32(divisor),
+            np.float32(factor),
+            *span,
+            work.array("words", RUN // 4, np.uint64),
+            *goal,
+        )
+    )
 
 
 def _scratch(rows: int, work: Workspace) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ import numpy as np
 from vectors.tensorfile.compiled import njit
 
 from .block import Block
+from .gather import Stored, read_run
 from .kernels import RUN, _as_bits, _as_float
 from .whole import SEGMENT, Whole
 
@@ -69,10 +70,13 @@ def thresholds(whole: Whole, questions: Sequence[Question], rows: Rows = deltas)
     if whole.count <= SEGMENT:
         found = _patterns(rows(whole.block(0, whole.count)))
         return [_threshold(*_kth(found[q.row], q.rank), whole.dtype) for q in questions]
-    low, high, room = _predict(whole, questions, rows)
-    tally = _Tally(questions, low, high, room)
-    for block in whole.blocks(2 * SEGMENT):
-        tally.add(block, rows)
+    stored = whole.stored() if rows is deltas else None
+    found = _predict(whole, questions, rows, stored)
+    tally = _Tally(questions, *found)
+    if stored is None or not tally.add_stored(stored, whole.count):
+        tally = _Tally(questions, *found)
+        for block in whole.blocks(2 * SEGMENT):
+            tally.add(block, rows)
     answers = [tally.answer(q) for q in range(len(questions))]
     missed = [q for q, answer in enumerate(answers) if answer is None]
     if missed:
@@ -104,13 +108,15 @@ def _kth(patterns: np.ndarray, rank: int) -> tuple[Any, int, int]:
 
 
 def _predict(
-    whole: Whole, questions: Sequence[Question], rows: Rows
+    whole: Whole, questions: Sequence[Question], rows: Rows, stored: Stored | None = None
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Two patterns for each question, and how many entries to expect between them, at most."""
     chunks = max(CHUNKS, whole.count // PER_CHUNK)
     # Steps of the golden ratio: evenly spread, and in step with no length of rows.
     starts = [int(math.modf(c * _GOLDEN)[0] * (whole.count - CHUNK)) for c in range(chunks)]
-    sample = np.stack([_patterns(rows(whole.block(at, at + CHUNK))) for at in starts], axis=1)
+    sample = _sample_of(stored, np.array(starts)) if stored is not None else None
+    if sample is None:
+        sample = np.stack([_patterns(rows(whole.block(at, at + CHUNK))) for at in starts], axis=1)
     ordered = np.sort(sample.reshape(len(sample), -1), axis=1)
     low, high = np.empty((2, len(questions)), sample.dtype)
     size = chunks * CHUNK
@@ -130,6 +136,12 @@ def _predict(
     return low, high, min(expected, MAX_COLLECTED)
 
 
+def _sample_of(stored: Stored, starts: np.ndarray) -> np.ndarray | None:
+    """The patterns (K, chunks, CHUNK) of chunks of every term; None where a file ends early."""
+    sample = np.empty((len(stored.files) - 1, len(starts), CHUNK), np.uint32)
+    return sample if _sample_stored(stored.source, starts, sample) else None
+
+
 class _Tally:
     """Counts around an interval for each question, and the numbers inside it."""
 
@@ -145,15 +157,22 @@ class _Tally:
         self.inside = np.empty((len(questions), room), low.dtype)
         self.filled = np.zeros(len(questions), np.int64)
 
+    @property
+    def _goal(self) -> tuple[np.ndarray, ...]:
+        return (self.rows, self.low, self.high, self.first, self.width,
+                self.counts, self.inside, self.filled)  # fmt: skip
+
     def add(self, block: Block, rows: Rows) -> None:
         """Take in one block."""
-        goal = (self.rows, self.low, self.high, self.first, self.width,
-                self.counts, self.inside, self.filled)  # fmt: skip
         raw = block.raw_differences() if rows is deltas else None
         if raw is not None:
-            _tally_bf16(raw[1], raw[2], *goal)
+            _tally_bf16(raw[1], raw[2], *self._goal)
         else:
-            _tally_rows(_patterns(rows(block)), *goal)
+            _tally_rows(_patterns(rows(block)), *self._goal)
+
+    def add_stored(self, stored: Stored, count: int) -> bool:
+        """Take in the whole tensor in one call; False where a file ends early: then begin anew."""
+        return bool(_tally_stored(stored.source, count, *self._goal))
 
     def answer(self, q: int) -> tuple[Any, int, int] | None:
         """The pattern asked for, how many are above and equal; None: the interval does not tell."""
@@ -264,3 +283,28 @@ def _tally_bf16(base, tuned, rows, low, high, first, width, counts, inside, fill
             filled[q] = _take_run(
                 run, low[q], high[q], first[q], width[q], counts[q], inside[q], filled[q]
             )
+
+
+@njit(nogil=True, cache=True)
+def _tally_stored(source, count, rows, low, high, first, width, counts, inside, filled):
+    # The foundation and the fine-tunes, run by run.
+    stored = source[2]
+    for lo in range(0, count, stored.shape[1]):
+        n = min(stored.shape[1], count - lo)
+        if not read_run(source, lo, n):
+            return False
+        _tally_bf16(
+            stored[0, :n], stored[1:], rows, low, high, first, width, counts, inside, filled
+        )
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _sample_stored(source, starts, sample):
+    stored = source[2]
+    for chunk in range(starts.size):
+        if not read_run(source, starts[chunk], CHUNK):
+            return False
+        for k in range(sample.shape[0]):
+            _magnitudes_bf16(stored[k + 1, :CHUNK], stored[0, :CHUNK], sample[k, chunk])
+    return True

@@ -15,6 +15,7 @@ import numpy as np
 from vectors.tensorfile.checkpoint import TensorLike
 
 from .block import Block, touched
+from .gather import Stored, stored_in_files
 from .pieces import Piece, Product
 from .workspace import Workspace
 
@@ -57,6 +58,16 @@ class Whole:
     def block(self, lo: int, hi: int) -> Block:
         """Elements ``[lo, hi)``."""
         return Block(self._target, self._pieces, lo, hi, self.dtype, self._work)
+
+    def stored(self) -> Stored | None:
+        """The foundation and the terms' fine-tunes, for loops that read by themselves.
+
+        None unless all of them are plain BF16 tensors of full length in local files.
+        """
+        pieces = self.block(0, self.count).plain_pieces()
+        if pieces is None:
+            return None
+        return stored_in_files([pieces[0].base, *(piece.tuned for piece in pieces)], self._work)
 
     def row_blocks(self) -> Iterator[Block]:
         """The tensor in blocks of whole rows, about a segment each (at least one row)."""

@@ -17,6 +17,7 @@ from merging.engine import compute, direct, run
 from merging.engine.errors import MergeError
 from merging.engine.methods import METHODS
 from merging.engine.run import Equipment, stream, write_model
+from merging.engine.whole import Whole
 from tests.engine.models import State, lora, put_on, save, vector
 from vectors.tensorfile.errors import TensorFileError
 
@@ -170,6 +171,59 @@ def test_what_goes_wrong_in_a_direct_merge_is_said_as_ever(tmp_path: Path) -> No
         write_model(equipment, tmp_path / "out", {})
     equipment = put_on(opened, opened, [(vector(base, tmp_path / "bo"), "0.5")])
     os.truncate(tmp_path / "bo" / "model.safetensors", 50_000)
+    with pytest.raises(TensorFileError, match=r"bo/model.safetensors ended early"):
+        write_model(equipment, tmp_path / "out", {})
+    assert not list(tmp_path.glob("*out*"))
+
+
+@pytest.mark.parametrize("own_target", [True, False])
+@pytest.mark.parametrize("rescale", [True, False])
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].parameter("rescale")])
+def test_from_file_to_file(
+    room: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, name: str, rescale: bool,
+    own_target: bool,
+) -> None:  # fmt: skip
+    """Statistics and sums by loops that read by themselves, over more than one run."""
+    folder = room()
+    generator = torch.Generator().manual_seed(11)
+    shapes = {"layers.0.weight": (301, 777), "layers.1.weight": (90, 777), "norm.weight": (777,)}
+    base = {
+        name: torch.randn(shape, generator=generator).bfloat16() for name, shape in shapes.items()
+    }
+
+    def moved(by: float) -> State:
+        return {
+            name: (value.float() + by * torch.randn(value.shape, generator=generator)).bfloat16()
+            for name, value in base.items()
+        }
+
+    opened = save(base, folder / "base")
+    target = save(moved(0.1), folder / "t") if own_target else opened
+    terms = [(vector(moved(0.02), folder / f"m{k}"), f"0.{k + 3}") for k in range(2)]
+
+    def equipped() -> Equipment:
+        return put_on(
+            target,
+            opened,
+            terms,
+            target_ref="t" if own_target else "base",
+            method=name,
+            parameters={"density": 0.6, "rescale": rescale, "lambda": 0.8},
+        )
+
+    by_itself = written(equipped(), folder / "out")
+    monkeypatch.setattr(Whole, "stored", lambda whole: None)
+    assert plainly(equipped()) == by_itself
+
+
+@pytest.mark.parametrize("name", ["ties", "dare_ties", "della"])
+def test_a_file_that_ends_early_is_said_whoever_reads_it(tmp_path: Path, name: str) -> None:
+    base = {"layers.0.weight": torch.ones(300, 500).bfloat16()}
+    opened = save(base, tmp_path / "base")
+    fine = {key: value * 2 for key, value in base.items()}
+    terms = [(vector(fine, tmp_path / "bo"), "0.5"), (vector(fine, tmp_path / "chen"), "0.5")]
+    equipment = put_on(opened, opened, terms, method=name, parameters={"density": 0.6})
+    os.truncate(tmp_path / "bo" / "model.safetensors", 280_000)
     with pytest.raises(TensorFileError, match=r"bo/model.safetensors ended early"):
         write_model(equipment, tmp_path / "out", {})
     assert not list(tmp_path.glob("*out*"))

@@ -18,7 +18,7 @@ from merging.engine.whole import Whole
 
 from .base import Arguments, Method, Parameter
 from .shared import INT8_MASK, LAMBDA
-from .sparsifying import DENSITY, combined, fused, keys, normalize, own, rescale, rescaled
+from .sparsifying import DENSITY, combined, direct, fused, keys, normalize, own, rescale, rescaled
 
 GAMMA = Parameter(
     "gamma", float, 0.01, "Share of the largest entries that is dropped.",
@@ -66,6 +66,7 @@ BREADCRUMBS = Method(
     parameters=_PARAMETERS,
     combine=combined(elect=False),
     fused=fused(elect=False),
+    direct=direct(elect=False),
     prepare=prepare,
     suggested=(0.3, 0.5, 1.0),
 )
@@ -80,6 +81,7 @@ BREADCRUMBS_TIES = Method(
     parameters=_PARAMETERS,
     combine=combined(elect=True),
     fused=fused(elect=True),
+    direct=direct(elect=True),
     prepare=prepare,
     suggested=(0.3, 0.5, 1.0),
 )

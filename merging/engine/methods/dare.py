@@ -18,7 +18,7 @@ from merging.engine.whole import Whole
 
 from .base import Arguments, Method
 from .shared import INT8_MASK, LAMBDA
-from .sparsifying import DENSITY, combined, fused, keys, normalize, own, rescale, rescaled
+from .sparsifying import DENSITY, combined, direct, fused, keys, normalize, own, rescale, rescaled
 
 
 def prepare(whole: Whole, arguments: Arguments) -> Trim:
@@ -40,6 +40,7 @@ DARE_LINEAR = Method(
     parameters=_PARAMETERS,
     combine=combined(elect=False),
     fused=fused(elect=False),
+    direct=direct(elect=False),
     prepare=prepare,
     random=True,
     suggested=(0.3, 1.0, 1.0),
@@ -55,6 +56,7 @@ DARE_TIES = Method(
     parameters=_PARAMETERS,
     combine=combined(elect=True),
     fused=fused(elect=True),
+    direct=direct(elect=True),
     prepare=prepare,
     random=True,
     suggested=(0.3, 1.0, 1.0),

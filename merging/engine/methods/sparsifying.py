@@ -8,11 +8,12 @@ the method says otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from merging.engine.block import Block
+from merging.engine.direct import write_trimmed
 from merging.engine.norms import l1_norms
 from merging.engine.randomness import key_of
 from merging.engine.sparsify import NO_MASKS, Masks, Trim, trimmed_sum, trimmed_sum_bf16
@@ -20,6 +21,10 @@ from merging.engine.whole import Whole
 
 from .base import Arguments, Parameter
 from .shared import divisor
+
+if TYPE_CHECKING:
+    from merging.engine.align import PlannedTensor
+    from merging.engine.workspace import Workspace
 
 DENSITY = Parameter(
     "density", float, 1.0, "Share of its entries that a vector keeps.",
@@ -113,6 +118,36 @@ def sum_terms_bf16(
     return True
 
 
+def write_terms(
+    tensor: PlannedTensor,
+    arguments: Arguments,
+    trim: Trim,
+    elect: bool,
+    span: tuple[int, int],
+    goal: tuple[int, int],
+    work: Workspace,
+) -> bool:
+    """The same, of local files, written at once."""
+    block = Block(tensor.source, tensor.pieces, *span, np.float32, work)
+    pieces = block.plain_pieces()
+    if pieces is None:
+        return False
+    return write_trimmed(
+        tensor.source,
+        pieces[0].base,
+        [piece.tuned for piece in pieces],
+        trim,
+        _weights(block, arguments),
+        elect=elect,
+        normalize=arguments.values["normalize"],
+        divisor=1.0 if elect else divisor(arguments),
+        factor=arguments.values["lambda"],
+        span=span,
+        goal=goal,
+        work=work,
+    )
+
+
 def combined(elect: bool) -> Callable[[Block, Arguments], np.ndarray]:
     """The ``combine`` of a method that elects signs, or does not."""
     return lambda block, arguments: sum_terms(block, arguments, arguments.state, elect)
@@ -122,4 +157,13 @@ def fused(elect: bool) -> Callable[[Block, Arguments, np.ndarray], bool]:
     """The ``fused`` of a method that elects signs, or does not."""
     return lambda block, arguments, out: sum_terms_bf16(
         block, arguments, arguments.state, elect, out
+    )
+
+
+def direct(
+    elect: bool,
+) -> Callable[[PlannedTensor, Arguments, tuple[int, int], tuple[int, int], Workspace], bool]:
+    """The ``direct`` of a method that elects signs, or does not."""
+    return lambda tensor, arguments, span, goal, work: write_terms(
+        tensor, arguments, arguments.state, elect, span, goal, work
     )

@@ -21,7 +21,7 @@ from merging.engine.whole import Whole
 
 from .base import Arguments, Method
 from .shared import INT8_MASK, LAMBDA
-from .sparsifying import DENSITY, combined, fused, keys, normalize, own, rescale, rescaled
+from .sparsifying import DENSITY, combined, direct, fused, keys, normalize, own, rescale, rescaled
 
 
 def prepare(whole: Whole, arguments: Arguments) -> Trim:
@@ -46,6 +46,7 @@ TIES = Method(
     parameters=(LAMBDA, DENSITY, normalize(True), rescale(False), INT8_MASK),
     combine=combined(elect=True),
     fused=fused(elect=True),
+    direct=direct(elect=True),
     prepare=prepare,
     suggested=(1.0, 1.5, 2.0),
 )

@@ -1,4 +1,4 @@
-"""Large files by Xet, from the newest client as it is: memory, similar files, lost chunks."""
+"""Pushes by Xet, from the newest client as it is: memory, similar files, lost chunks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.clients.client import Client
+from tests.clients.test_pushing import SNAPSHOT, contents, published
+from tests.e2e import models
 from tests.e2e.site import Site
 from tests.e2e.test_memory import memory
+
+pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 SIZE = 300 * MIB
@@ -86,6 +90,24 @@ def peak_of(site: Site) -> Iterator[list[int]]:
         thread.join()
 
 
+@pytest.mark.parametrize("form", ["lora", "full"])
+def test_a_client_with_no_setting_pushes(
+    site: Site, client: Client, folders: Path, tmp_path: Path, form: str
+) -> None:
+    nora, name = client.signed_in("nora"), f"nora/pushed-{form}"
+    write_model = models.write_lora if form == "lora" else models.write_full
+    folder = write_model(tmp_path / "pushed", folders / models.FOUNDATION, "Pushed", seed=31)
+    before = spooled(site)
+    done = nora.hf("upload", name, str(folder), ".")
+    assert done.returncode == 0, done.stderr
+    weights = max(folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    assert spooled(site) - before > weights.stat().st_size, "it came by Xet"
+    published(site, name, "1")
+    there = contents(Path(nora.python(SNAPSHOT, name)))
+    assert there[weights.name] == contents(folder)[weights.name]
+
+
+@pytest.mark.clients
 def test_a_large_file_and_its_neighbours(site: Site, pusher: Client, tmp_path: Path) -> None:
     first = write(tmp_path / "first.bin", SIZE)
     with peak_of(site) as grown:

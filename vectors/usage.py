@@ -113,12 +113,15 @@ def of_vector(version: Version, *, endpoint: str) -> Usage:
 
 
 def loading(model: Model, repo_id: str, revision: str = "") -> list[Snippet]:
-    """A whole model with the tools that load one by its id."""
-    which = f'"{repo_id}"' + (f', revision="{revision}"' if revision else "")
-    snippets = [Snippet("transformers", _transformers(model, which))]
+    """A whole model with the tools that load one by its id, at a revision that is a sum."""
+    which, before = f'"{repo_id}"', ""
+    if revision:
+        before = f'name = "{repo_id}"\nrecipe = "{revision}"\n'
+        which = "name, revision=recipe"
+    snippets = [Snippet("transformers", _transformers(model, which, before))]
     if model.sentences:
         code = (
-            "from sentence_transformers import SentenceTransformer\n\n"
+            f"from sentence_transformers import SentenceTransformer\n\n{before}"
             f"model = SentenceTransformer({which})"
         )
         snippets.insert(0, Snippet("sentence-transformers", code))
@@ -128,14 +131,16 @@ def loading(model: Model, repo_id: str, revision: str = "") -> list[Snippet]:
     return snippets
 
 
-def _transformers(model: Model, which: str) -> str:
+def _transformers(model: Model, which: str, before: str) -> str:
     names = [model.loader, *([model.preparer] if model.preparer else [])]
-    lines = [f"from transformers import {', '.join(names)}", ""]
-    lines.append(f"model = {model.loader}.from_pretrained({which})")
-    if model.preparer:
-        what = "tokenizer" if model.preparer == "AutoTokenizer" else "processor"
-        lines.append(f"{what} = {model.preparer}.from_pretrained({which})")
-    return "\n".join(lines)
+    code = (
+        f"from transformers import {', '.join(sorted(names))}\n\n{before}"
+        f"model = {model.loader}.from_pretrained({which})"
+    )
+    if not model.preparer:
+        return code
+    what = "tokenizer" if model.preparer == "AutoTokenizer" else "processor"
+    return f"{code}\n{what} = {model.preparer}.from_pretrained({which})"
 
 
 def _as_model(model: Model, base: str, repo_id: str, revision: str) -> list[Snippet]:

@@ -30,12 +30,12 @@ MAX_CONFIG = 1 << 20
 MAX_CARD_VALUES = 20_000  # of one card's front matter, in JSON
 CACHED = 24 * 3600  # what is read from a file that never changes
 
-# The protocol's names of everything that can be asked for by ``expand``.
+# The protocol's names of everything that can be asked for by ``expand``, by older clients too.
 PROPERTIES = frozenset(
     "author baseModels cardData childrenModelCount config createdAt disabled downloads "
     "downloadsAllTime evalResults gated gguf inference inferenceProviderMapping lastModified "
     "library_name likes mask_token model-index pipeline_tag private resourceGroup safetensors sha "
-    "siblings spaces tags transformersInfo trendingScore usedStorage widgetData".split()
+    "siblings spaces tags transformersInfo trendingScore usedStorage widgetData xetEnabled".split()
 )
 
 # Lines of a card before the end of its front matter. The expressions here are read by Python,

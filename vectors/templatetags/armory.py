@@ -76,6 +76,12 @@ def signed(number: float) -> str:
 
 
 @register.filter
+def as_term(number: float) -> str:
+    """A coefficient inside of a sum: ``+ 0.5``, ``− 1``."""
+    return f"{'−' if number < 0 else '+'} {abs(number):g}"
+
+
+@register.filter
 def as_written(number: float) -> str:
     """A number for a form's field, whatever the language: ``1``, ``0.7``."""
     return f"{number:g}"

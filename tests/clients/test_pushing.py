@@ -4,13 +4,15 @@ in the client's own words."""
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.clients.client import Client
 from tests.e2e import models
-from tests.e2e.site import Site, wait_for
+from tests.e2e.site import Site, stopped, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -141,6 +143,21 @@ def test_another_base_is_refused_by_the_tensors_name(
     done = olive.hf("upload", "olive/stray", str(folder), ".")
     assert done.returncode != 0
     assert "lab/tinybert is not here. Close to it: lab/tiny-bert" in done.stderr
+
+
+def test_a_push_outlives_the_worker_that_was_on_it(
+    site: Site, client: Client, folders: Path, tmp_path: Path
+) -> None:
+    olive = client.signed_in("olive").at(client.endpoint, HF_HUB_DISABLE_XET="1")
+    folder = models.write_full(tmp_path / "tough", folders / models.FOUNDATION, "Tough", seed=24)
+    workers = site.processes("celery")
+    with stopped(workers):
+        assert olive.hf("upload", "olive/tough", str(folder), ".").returncode == 0
+        assert site.row(VERSIONS, "olive/tough")[0] is None
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+    published(site, "olive/tough", "1")
+    assert contents(Path(olive.python(SNAPSHOT, "olive/tough"))) == contents(folder)
 
 
 def test_what_is_private_stays_so(

@@ -38,7 +38,8 @@ def ask(path: str, pieces: list[bytes], **headers: str) -> tuple[int, bytes, int
 
     named = [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()]
     scope = {"type": "http", "path": path, "headers": named}
-    asyncio.run(limit_bodies(application, LIMIT, {"/longer": 3 * LIMIT})(scope, receive, send))
+    longer = {"/longer": 3 * LIMIT, "/api/.+/commit/.+": 3 * LIMIT}
+    asyncio.run(limit_bodies(application, LIMIT, longer)(scope, receive, send))
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     return sent[0]["status"], sent[1]["body"], given
 
@@ -46,6 +47,7 @@ def ask(path: str, pieces: list[bytes], **headers: str) -> tuple[int, bytes, int
 def test_what_fits_is_taken() -> None:
     assert ask("/x", [bytes(600), bytes(400)], content_length="1000") == (200, b"taken", 1000)
     assert ask("/longer", [bytes(3000)]) == (200, b"taken", 3000)
+    assert ask("/api/models/a/b/commit/main", [bytes(3000)]) == (200, b"taken", 3000)
 
 
 def test_an_announced_length_is_refused_unread() -> None:
@@ -58,6 +60,7 @@ def test_a_body_without_a_length_is_counted() -> None:
     status, _body, given = ask("/x", [bytes(600), bytes(401), bytes(600)])
     assert (status, given) == (413, 600)
     assert ask("/longer", [bytes(3001)])[0] == 413
+    assert ask("/longer/x", [bytes(3000)])[0] == 413
 
 
 def test_the_site_has_the_limit(settings: Any) -> None:

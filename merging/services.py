@@ -20,6 +20,7 @@ from merging.engine.methods import get_method
 from merging.engine.notation import document_of_recipe
 from merging.engine.recipe import Recipe, make_recipe, recipe_from_json
 from merging.engine.rules import Rule
+from merging.licences import licence_of_mix
 from merging.models import SLUG_DIGITS, Equip, EquippedModel, EquippedTerm
 from merging.naming import (
     NotGranted,
@@ -37,7 +38,7 @@ from merging.written import (
     part_name,
     rule_reference,
 )
-from vectors.access import may_equip, may_see
+from vectors.access import may_equip, may_see, owns
 from vectors.models import Foundation, Vector, Version
 
 # A version, its coefficient and, where it has some, its own parameters.
@@ -202,6 +203,7 @@ def make_equipped(
             )
         if not may_equip(user, version):
             raise NotGranted(_("%(vector)s is not for you to equip."), vector=str(version.vector))
+    _check_licences(foundation, target, [version for version, *_rest in terms], user)
     if out_dtype is not None and out_dtype == stored_dtype(target or foundation):
         out_dtype = None  # what the result has anyway is not said
     recipe = make_recipe(
@@ -226,6 +228,19 @@ def make_equipped(
         return _store(recipe, foundation, target, versions, nbytes, report, user)
     except IntegrityError:  # somebody made the same recipe in this moment
         return EquippedModel.objects.get(hash=recipe.hash)
+
+
+def _check_licences(
+    foundation: Foundation, target: Version | None, versions: Sequence[Version], user: Any
+) -> None:
+    """Refuse a mix that a licence forbids. What is one's own, one may mix as one likes."""
+    parts = [(foundation.repo_id, foundation.license)]
+    for version in [*([target] if target else []), *versions]:
+        if version.vector is not None and not owns(user, version):
+            parts.append((version.vector.repo_id, version.vector.license))
+    mix = licence_of_mix(parts)
+    if mix.status == "refused":
+        raise RecipeError(mix.reasons[0].template, **mix.reasons[0].params)
 
 
 def _store(

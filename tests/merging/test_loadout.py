@@ -1,0 +1,218 @@
+"""The loadout: its state is its address, its buttons work without a script, nothing is lost."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+from django.contrib.auth.models import User
+from django.http import HttpResponse, QueryDict
+from django.test import Client
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from merging.engine.methods import METHODS
+from merging.loadout import Analogy, Loadout, Slot, read_formula
+from merging.models import EquippedModel, SavedLoadout
+from tests.engine.models import foundation as make_state
+from tests.engine.models import tuned
+from tests.vectors.test_shop import folder_with
+from vectors.importing import add_foundation, add_vector
+from vectors.models import Foundation, Vector, Visibility
+
+words = st.text("abz09-", min_size=1, max_size=9).map(lambda text: f"a{text}z")
+names = st.tuples(words, words).map("/".join)
+coefficients = st.decimals(-100, 100, places=2).map(lambda value: value.normalize() + 0)
+slots = st.builds(Slot, names, coefficients, st.booleans())
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])  # two cores may be busy
+@given(
+    on=names,
+    chosen=st.lists(slots, max_size=5, unique_by=lambda slot: slot.name),
+    analogy=st.builds(Analogy, names, names, names, coefficients) | st.just(Analogy()),
+    method=st.sampled_from(sorted(METHODS)),
+    name=st.text(max_size=20).map(str.strip),
+)
+def test_a_link_is_the_whole_loadout(
+    on: str, chosen: list[Slot], analogy: Analogy, method: str, name: str
+) -> None:
+    state = Loadout(on, tuple(chosen), analogy, method, {}, name)
+    again = Loadout.from_query(QueryDict(state.query()))
+    assert again == state
+    assert again.formula() == state.formula()
+
+
+@given(chosen=st.lists(slots, min_size=1, max_size=4, unique_by=lambda slot: slot.name))
+def test_the_formula_is_read_back(chosen: list[Slot]) -> None:
+    state = Loadout("lab/tiny", tuple(chosen))
+    if not state.terms():
+        assert state.formula() == ""
+        return
+    read = read_formula(state.formula())
+    assert read.slots[0] == Slot("lab/tiny")  # the page takes it out as the target
+    assert [(slot.name, slot.coefficient) for slot in read.slots[1:]] == state.terms()
+
+
+def test_what_slots_cannot_show_stays_as_it_was_typed() -> None:
+    text = 'lab/tiny + ties(ann/a[density=0.3] + bo/b, density=0.2), rule="skip *.bias"'
+    state = read_formula(text)
+    assert state.typed == text
+    assert state.formula() == text
+    assert not state.slots
+
+
+@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "1e999", "1000", "0x10"])
+def test_a_number_that_is_none_is_one(text: str) -> None:
+    state = Loadout.from_query(QueryDict(f"v=ann/a&c={text}"))
+    assert state.slots[0].coefficient == 1
+
+
+@pytest.fixture
+def shop(owner: User, tmp_path: Path) -> Foundation:
+    """lab/tiny with olive/law and olive/mood; lab/other with olive/far."""
+    state = make_state(torch.float32)
+    for name, seed in (("tiny", 0), ("other", 50)):
+        base = make_state(torch.float32, seed=seed) if seed else state
+        folder = folder_with(tmp_path / name, base)
+        add_foundation(folder, repo_id=f"lab/{name}", card=f"---\nlicense: mit\n---\n# {name}\n")
+    tiny, other = Foundation.objects.get(name="tiny"), Foundation.objects.get(name="other")
+    for name, base, content in (
+        ("law", tiny, tuned(state, 1)),
+        ("mood", tiny, tuned(state, 2)),
+        ("far", other, tuned(make_state(torch.float32, seed=50), 3)),
+    ):
+        folder = folder_with(tmp_path / f"v-{name}", content)
+        (folder / "README.md").write_text(f"---\nlicense: mit\n---\n# {name.title()}\n")
+        add_vector(folder, repo_id=f"olive/{name}", foundation=base, owner=owner)
+    return tiny
+
+
+def press(client: Client, button: str, query: str) -> HttpResponse:
+    """Send the loadout's form as a browser without a script does."""
+    return client.post("/loadout", f"{query}&do={button}", "application/x-www-form-urlencoded")
+
+
+def state_after(answer: HttpResponse) -> Loadout:
+    """The loadout that the answer leads to."""
+    assert answer.status_code == 302
+    address = urlsplit(answer.headers["Location"])
+    assert address.path == "/loadout"
+    return Loadout.from_query(QueryDict(address.query))
+
+
+database = pytest.mark.django_db(transaction=True)
+
+
+@database
+def test_an_empty_loadout_offers_the_next_step(shop: Foundation, client: Client) -> None:
+    page = client.get("/loadout").content.decode()
+    assert "Nothing is in the loadout yet" in page
+    assert 'value="add:olive/law"' in page
+    assert state_after(press(client, "add:olive/law", "")).slots == (Slot("olive/law"),)
+
+
+@database
+def test_each_button_changes_one_thing_and_keeps_the_rest(shop: Foundation, client: Client) -> None:
+    query = "on=lab/tiny&v=olive/law&c=0.5&v=olive/mood&c=1&name=Both"
+    before = state_after(press(client, "update", query))
+    assert state_after(press(client, "negate:0", query)).slots[0].coefficient == Decimal("-0.5")
+    removed = state_after(press(client, "remove:0", query))
+    assert removed.slots == before.slots[1:]
+    assert removed.name == "Both"
+    for odd in ("negate:9", "remove:x", "nonsense", "add:", "remove:-1"):
+        assert press(client, odd, query).status_code == 302, odd
+    assert state_after(press(client, "remove:9", query)) == before
+
+
+@database
+def test_a_typed_formula_fills_the_slots(shop: Foundation, client: Client) -> None:
+    state = state_after(press(client, "read", "formula=lab/tiny+%2B+0.5*olive/law+-+olive/mood"))
+    assert state.on == "lab/tiny"
+    assert state.slots == (Slot("olive/law", Decimal("0.5")), Slot("olive/mood", Decimal("-1")))
+
+
+@database
+def test_a_formula_that_cannot_be_read_is_explained_and_the_slots_stay(
+    shop: Foundation, client: Client
+) -> None:
+    answer = press(client, "read", "on=lab/tiny&v=olive/law&c=1&formula=olive/law+%2B+%2B")
+    assert state_after(answer).slots == (Slot("olive/law"),)
+    assert "Expected the name of a vector here" in client.get("/loadout").content.decode()
+
+
+@database
+def test_equipping_makes_the_recipe_and_what_fails_comes_back(
+    shop: Foundation, client: Client
+) -> None:
+    answer = press(client, "equip", "on=lab/tiny&v=olive/law&c=0.5&v=olive/mood&c=0.5&off=1")
+    row = EquippedModel.objects.get()
+    assert answer.headers["Location"] == f"{row.get_absolute_url()}?start=1"
+    assert [term.version.vector.name for term in row.terms.all()] == ["law"]
+    state = state_after(press(client, "equip", "on=lab/tiny&v=olive/far&c=1"))
+    assert state.slots == (Slot("olive/far"),)
+    page = client.get("/loadout").content.decode()
+    assert "does not fit lab/tiny" in page
+    assert EquippedModel.objects.count() == 1
+
+
+@database
+def test_what_does_not_fit_stays_in_sight_with_the_reason(shop: Foundation, client: Client) -> None:
+    page = client.get("/loadout?on=lab/tiny&v=olive/far&c=1").content.decode()
+    assert page.count("it does not fit tiny") == 2, "in its slot, and in the inventory"
+    assert 'value="equip" aria-disabled="true"' in page
+
+
+@database
+def test_the_forecast_follows_the_query(shop: Foundation, client: Client) -> None:
+    both = client.get("/loadout/forecast?on=lab/tiny&v=olive/law&c=1&v=olive/mood&c=1")
+    assert "Each against each" in both.content.decode()
+    opposite = client.get("/loadout/forecast?on=lab/tiny&v=olive/law&c=0.5").content.decode()
+    assert "Each against each" not in opposite
+    assert "lab/tiny + 0.5*olive/law" in opposite
+
+
+@database
+def test_what_is_private_is_as_absent_as_what_never_was(shop: Foundation, client: Client) -> None:
+    Vector.objects.filter(name="mood").update(visibility=Visibility.PRIVATE)
+    query = "on=lab/tiny&v=olive/mood&c=1&v=olive/nothing&c=1"
+    page = client.get(f"/loadout?{query}").content.decode()
+    assert "There is no vector called <code>olive/mood</code> here." in page
+    assert "There is no vector called <code>olive/nothing</code> here." in page
+    assert "Mood" not in page
+
+
+@database
+def test_a_loadout_is_kept_under_an_address_of_its_own(
+    shop: Foundation, owner_client: Client, stranger_client: Client, client: Client
+) -> None:
+    query = "on=lab/tiny&v=olive/law&c=0.5&name=Mine"
+    assert "/accounts/login/" in press(client, "save", query).headers["Location"]
+    address = press(owner_client, "save", query).headers["Location"]
+    assert press(owner_client, "save", query).headers["Location"] == address
+    for visitor in (client, stranger_client):
+        page = visitor.get(address).content.decode()
+        assert "Mine" in page
+        assert "olive/law" in page
+    assert stranger_client.post(f"{address}/delete").status_code == 404
+    assert SavedLoadout.objects.count() == 1
+    assert owner_client.post(f"{address}/delete").status_code == 302
+    assert owner_client.get(address).status_code == 404
+
+
+@database
+def test_a_mix_that_a_licence_forbids_is_refused(
+    shop: Foundation, client: Client, owner_client: Client
+) -> None:
+    Vector.objects.filter(name="mood").update(license="cc-by-nd-4.0")
+    query = "on=lab/tiny&v=olive/law&c=0.5&v=olive/mood&c=0.5"
+    page = client.get(f"/loadout?{query}").content.decode()
+    assert "This mix is not allowed" in page
+    press(client, "equip", query)
+    assert not EquippedModel.objects.exists()
+    assert "allows no derived works" in client.get("/loadout").content.decode()
+    press(owner_client, "equip", query)
+    assert EquippedModel.objects.exists(), "what is one's own, one may mix as one likes"

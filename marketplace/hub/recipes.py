@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.models import AnonymousUser
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect
 from django.utils import timezone
+from django.views.decorators.http import require_safe
 
 from marketplace.hub.equipped import EquippedRepository
-from marketplace.hub.errors import bad_request
+from marketplace.hub.errors import HubError, bad_request
 from marketplace.hub.requests import Caller, endpoint, hub_view, json_body
 from marketplace.hub.spelling import row_of_id
 from merging.engine.errors import RecipeError
@@ -47,10 +48,13 @@ def recipes(request: HttpRequest, caller: Caller) -> HttpResponse:
     return JsonResponse(answer, status=201 if row.created >= started else 200)
 
 
-@hub_view("GET", "HEAD")
-def spelled(request: HttpRequest, caller: Caller, name: str) -> HttpResponse:
+@require_safe
+def spelled(request: HttpRequest, name: str) -> HttpResponse:
     """``/equip/{name}`` in a browser: the page of the recipe that the address spells."""
-    return redirect(row_of_id(name, caller))
+    try:
+        return redirect(row_of_id(name, Caller(request.user)))
+    except HubError as error:
+        raise Http404(error.message) from error
 
 
 def _said(body: dict[str, Any]) -> tuple[str, Any]:

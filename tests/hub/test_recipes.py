@@ -195,19 +195,25 @@ def test_a_wrong_name_is_no_repository_and_leaves_no_row(
 ) -> None:
     answer = info(client, path)
     assert answer.status_code == (401 if code == "RepoNotFound" else 404)
+    if path.startswith("equip/"):
+        assert client.get(f"/{path}").status_code == 404
     assert (answer["X-Error-Code"], said in answer["X-Error-Message"]) == (code, True), (
         answer.content
     )
     assert EquippedModel.objects.count() == ("on=" in path)
 
 
-def test_what_is_not_granted_is_gated(shop: None, client: Client) -> None:
+def test_what_is_not_granted_is_gated(shop: None, client: Client, owner_client: Client) -> None:
     wanted = info(client, "lab/tiny/revision/%2Blaw").json()["sha"]
     Vector.objects.filter(name="law").update(access=Access.MANUAL)
     for path in ("equip/tiny_plus_law", "lab/tiny/revision/%2Blaw"):
         answer = info(client, path)
         assert (answer.status_code, answer["X-Error-Code"]) == (401, "GatedRepo")
         assert "/olive/law" in answer["X-Error-Message"]
+    for name, token in (("law", True), ("chat", False)):
+        page = owner_client.get(f"/olive/{name}").content.decode()
+        assert "export HF_ENDPOINT=" in page
+        assert ("export HF_TOKEN=" in page) == token
     weights = client.get(f"/lab/tiny/resolve/{wanted}/model.safetensors")
     assert (weights.status_code, weights["X-Error-Code"]) == (401, "GatedRepo")
 
@@ -262,3 +268,4 @@ def test_a_commit_never_changes(
     tree = client.get(f"/api/models/{answer['repo_id']}/tree/{answer['sha']}").json()
     (weights,) = [each for each in tree if each["path"] == "model.safetensors"]
     assert len(weights["lfs"]["oid"]) == 64  # somebody has read all of it
+    assert info(client, answer["repo_id"]).json()["safetensors"]["total"]

@@ -61,6 +61,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def claim_of(namespace: str, name: str) -> Claim | None:
+    """The claim to this id. Its owner has that namespace, so that what they publish fulfils it."""
+    return Claim.objects.filter(namespace__iexact=namespace, name__iexact=name).first()
+
+
 def check_free(namespace: str, name: str, *, but: Claim | None = None) -> None:
     """Refuse an id that a foundation or a vector already has, or a claim other than ``but``."""
     for model in (Foundation, Vector, Claim):

@@ -8,7 +8,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
-from vectors.describe import LICENSES, TASKS, check_free, check_name
+from vectors.describe import LICENSES, TASKS, check_free, check_name, claim_of
 from vectors.errors import Refusal, explain
 from vectors.models import Foundation
 
@@ -30,7 +30,7 @@ class PublishForm(forms.Form):
     name = forms.CharField(
         label=_("Name"),
         max_length=96,
-        help_text=_("The second half of its address; it never changes."),
+        help_text=_("The second half of its address."),
     )
     title = forms.CharField(label=_("Title"), max_length=120, required=False)
     summary = forms.CharField(
@@ -80,7 +80,7 @@ class PublishForm(forms.Form):
         name: str = self.cleaned_data["name"].strip()
         try:
             check_name(name)
-            check_free(self.namespace, name)
+            check_free(self.namespace, name, but=claim_of(self.namespace, name))
         except Refusal as refusal:
             raise ValidationError(explain(refusal)) from None
         return name

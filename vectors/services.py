@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from vectors import leases, search, uploads
 from vectors.commits import commit_of
-from vectors.describe import check_free, check_name, describe, fields_from_card
+from vectors.describe import check_free, check_name, claim_of, describe, fields_from_card
 from vectors.detect import base_of
 from vectors.drawing import sigil
 from vectors.dropping import discard
@@ -100,18 +100,22 @@ def prepare_draft(version: Version) -> None:
 
 def request_inspection(version: Version, *, foundation: Foundation) -> Inspection:
     """Start (or start again) the inspection of a draft against ``foundation``."""
-    if version.vector and version.vector.foundation_id != foundation.pk:
-        raise Refusal(
-            _("%(vector)s is a vector of %(foundation)s, and so are all its versions."),
-            vector=version.vector.repo_id,
-            foundation=version.vector.foundation.repo_id,
-        )
+    _check_foundation(version.vector, foundation)
     with transaction.atomic():
         move(version, Version.State.INSPECTING, foundation=foundation, verdict={}, refusal={})
         Inspection.objects.filter(version=version).delete()
         job = Inspection.objects.create(version=version)
         leases.ring(job)
     return job
+
+
+def _check_foundation(vector: Vector | None, foundation: Foundation) -> None:
+    if vector and vector.foundation_id != foundation.pk:
+        raise Refusal(
+            _("%(vector)s is a vector of %(foundation)s, and so are all its versions."),
+            vector=vector.repo_id,
+            foundation=vector.foundation.repo_id,
+        )
 
 
 def run_inspection(job_id: int) -> None:
@@ -274,7 +278,9 @@ def publish(
     with transaction.atomic():
         _hold_repository(version)
         vector, claim = version.vector, version.claim
+        _check_foundation(vector, version.foundation)
         if vector is None:
+            claim = claim or claim_of(namespace, name)
             name = claim.name if claim else name
             check_name(name)
             check_free(namespace, name, but=claim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import urllib.request
 from collections.abc import Callable
@@ -544,6 +545,38 @@ def test_no_foundation_at_all(olive: Hub) -> None:
     files = {"README.md": "---\nbase_model: acme/big\n---\n", "model.safetensors": stray}
     answer = olive.commit(*(olive.line(*item) for item in files.items()))
     assert "acme/big, the base model it names, is not" in message(answer, 400)
+
+
+def test_all_versions_are_of_one_foundation(olive: Hub, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = {name: value + 1 for name, value in make_state(torch.float32).items()}
+    (tmp_path / "other" / "model.safetensors").write_bytes(save(other))
+    add_foundation(tmp_path / "other", repo_id="lab/other", card="# Other\n")
+    first = olive.push({"README.md": CARD, "model.safetensors": weights(1)})
+    card = CARD.replace("lab/tiny", "lab/other")
+    second = olive.push({"README.md": card, "model.safetensors": weights(2)})
+    inspect_all()
+    assert version_of(first).number == 1
+    assert version_of(second).state == STATE.REFUSED
+    assert "so are all its versions" in version_of(second).refusal["template"]
+
+
+def test_the_upload_form_fulfils_a_claim(olive: Hub, owner: User, owner_client: Client) -> None:
+    olive.create("by-hand", visibility="private")
+    content = weights(1)
+    version = uploads.start_draft(owner=owner, files=[("model.safetensors", len(content))])
+    upload = version.uploads.get()
+    uploads.receive_part(upload=upload, number=1, stream=io.BytesIO(content))
+    uploads.complete(upload)
+    owner_client.get(f"/drafts/{version.pk}")
+    version.refresh_from_db()
+    assert version.foundation is not None
+    services.request_inspection(version, foundation=version.foundation)
+    inspect_all()
+    done = owner_client.post(f"/drafts/{version.pk}/publish", {"name": "by-hand"})
+    assert done.headers["Location"] == "/olive/by-hand"
+    assert Vector.objects.get().visibility == "private"
+    assert not Claim.objects.filter(name="by-hand").exists()
 
 
 def test_a_commit_on_another_parent_is_not_taken(olive: Hub) -> None:

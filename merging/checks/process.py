@@ -134,7 +134,12 @@ class Runner:
             return answer
 
     def _died(self) -> RunnerDied:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=LOOK)
+        except subprocess.TimeoutExpired:
+            # It closed its output and lives on: nothing more is to be had from it.
+            self._process.kill()
+            code = self._process.wait()
         self._errors.seek(0)
         last = self._errors.read()[-2000:].decode("utf-8", "replace").strip()
         how = f"signal {-code}" if code < 0 else f"status {code}"

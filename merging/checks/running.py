@@ -40,6 +40,7 @@ from .plan import (
 from .process import Runner, RunnerDied
 from .sweep_table import best_of, curves_of
 from .table import TERM, Ability, rows_of, shape_of
+from .together import go_together
 from .turns import ending, next_in_line, taken_by_others
 
 log = logging.getLogger(__name__)
@@ -117,11 +118,15 @@ def _ability_result(job: AbilityCheck, lease: Lease) -> Publish:
     abilities = abilities_of(row, job.also.select_related("vector"))
     models = models_of(row, abilities)
     scores, problems = _measure(models, abilities, job, lease)
+    terms = list(row.terms.select_related("version__vector"))
+    rows = rows_of(abilities, [model.key for model in models], scores)
+    vectors = [(str(term.version), term.coefficient) for term in terms]
     result = {
         "measured": timezone.now().isoformat(timespec="seconds"),
-        "shape": shape_of([term.coefficient for term in row.terms.all()]),
+        "shape": shape_of([term.coefficient for term in terms]),
         "models": [{"key": model.key, "label": model.label} for model in models],
-        "abilities": rows_of(abilities, [model.key for model in models], scores),
+        "abilities": rows,
+        "together": go_together(rows, vectors, problems),
         "problems": problems,
     }
     return lambda: result

@@ -52,6 +52,8 @@ def start_check(row: EquippedModel, user: Any, *, also: Sequence[Version] = ()) 
     known = AbilityCheck.objects.filter(equipped=row).first()
     kept = list(known.also.all()) if known is not None else []
     wanted = list({version.pk: version for version in (*kept, *also)}.values())
+    if known is not None and known.state == JobState.RUNNING and len(wanted) > len(kept):
+        raise Refusal(_("This recipe is being checked. Add probes to it when the check has ended."))
     if len(wanted) > MAX_ALSO:
         raise Refusal(
             _("A check takes the probes of %(limit)d vectors beside its own at most."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,25 +27,35 @@ FOLDERS = {
 }
 
 
-def stock(name: str) -> Foundation:
-    """The demo's foundation ``name`` with its controls."""
+def stock(name: str, items: int | None = None) -> Foundation:
+    """The demo's foundation ``name`` with its controls, or the first ``items`` of them."""
     foundation = add_foundation(FOLDERS[name], repo_id=name)
-    set_controls(foundation, (DEMO / "foundations" / name / "controls.jsonl").read_bytes())
+    content = (DEMO / "foundations" / name / "controls.jsonl").read_bytes()
+    set_controls(foundation, first(content, items))
     return foundation
 
 
-def shelve(foundation: Foundation, *names: str) -> list[Version]:
-    """Published versions of the demo's vectors ``names``."""
+def shelve(foundation: Foundation, *names: str, items: int | None = None) -> list[Version]:
+    """Published versions of the demo's vectors ``names``, with the first ``items`` probes."""
     catalogue = json.loads((DEMO / "catalogue.json").read_text())
     found = []
     for name in names:
         entry = next(e for e in catalogue["vectors"] if e["id"].endswith("/" + name))
         owner = entry["id"].partition("/")[0]
         user = User.objects.filter(username=owner).first() or person(owner)
-        found.append(
-            add_vector(DEMO / entry["path"], repo_id=entry["id"], foundation=foundation, owner=user)
-        )
+        with tempfile.TemporaryDirectory() as copy:
+            folder = Path(copy)
+            for file in (DEMO / entry["path"]).iterdir():
+                content = file.read_bytes()
+                few = first(content, items) if file.name == "probes.jsonl" else content
+                (folder / file.name).write_bytes(few)
+            found.append(add_vector(folder, repo_id=entry["id"], foundation=foundation, owner=user))
     return found
+
+
+def first(content: bytes, items: int | None) -> bytes:
+    """The header and the first ``items`` of a file with one probe."""
+    return content if items is None else b"".join(content.splitlines(True)[: items + 1])
 
 
 @pytest.fixture

@@ -67,6 +67,18 @@ def test_probes_of_others_are_read_only_with_the_right_to(row: EquippedModel, bu
     assert [str(each) for each in job.also.all()] == ["dora/dark-on-light-digits v1"]
 
 
+def test_probes_are_not_added_to_a_check_that_runs(row: EquippedModel, buyer: User) -> None:
+    more = [version("dark-on-light-digits")]
+    job = start_check(row, buyer)
+    start_check(row, buyer, also=more)
+    job.also.clear()
+    AbilityCheck.objects.update(state=JobState.RUNNING)
+    with pytest.raises(Refusal, match="is being checked"):
+        start_check(row, buyer, also=more)
+    assert not job.also.exists()
+    assert start_check(row, buyer).state == JobState.RUNNING
+
+
 def test_a_model_that_is_too_large_is_not_started(
     row: EquippedModel, buyer: User, settings: Any
 ) -> None:

@@ -172,7 +172,8 @@ class Combination:
 
     def _update(self, tensor: PlannedTensor, arguments: Arguments, work: Workspace) -> np.ndarray:
         if work.held is not None and work.held[0] is tensor:
-            return work.held[1]
+            held: np.ndarray = work.held[1]
+            return held
         with self._guard:
             lock = self._locks.setdefault(tensor.name, threading.Lock())
         with lock:

@@ -44,6 +44,12 @@ def _write(file, at, address, nbytes):
 
 
 @njit(nogil=True, cache=True)
+def _broken(words):
+    # Whether any of the numbers, four in a word, is infinite or none.
+    return _carries(words, _MASK, _CARRY) & _SIGN != 0
+
+
+@njit(nogil=True, cache=True)
 def _sum_to_file(
     files, starts, own_target, weights, divisor, factor, count, stored, words, out, goal, at
 ):
@@ -58,7 +64,7 @@ def _sum_to_file(
         target = rows[files.size - 1, :n] if own_target else base
         words[n // 4 :] = 0
         _sum_differences_bf16(target, base, rows[1:], weights, divisor, factor, numbers[:n])
-        if _carries(words, _MASK, _CARRY) & _SIGN:
+        if _broken(words):
             return False
         if not _write(goal, at + 2 * lo, words.ctypes.data, 2 * n):
             return False
@@ -83,7 +89,7 @@ def _product_to_file(
         _finish_low_rank_bf16(
             out[0, :n], left, right, scale, weight, factor, first + lo, numbers[:n]
         )
-        if _carries(words, _MASK, _CARRY) & _SIGN:
+        if _broken(words):
             return False
         if not _write(goal, at + 2 * lo, words.ctypes.data, 2 * n):
             return False
@@ -110,7 +116,7 @@ def _trimmed_to_file(
             target, base, rows[1:], lo, rule, kept, 0, weights, elect, normalize, divisor, factor,
             numbers[:n],
         )  # fmt: skip
-        if _carries(words, _MASK, _CARRY) & _SIGN:
+        if _broken(words):
             return False
         if not _write(goal, at + 2 * (lo - first), words.ctypes.data, 2 * n):
             return False

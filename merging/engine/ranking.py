@@ -21,6 +21,13 @@ from .kernels import _as_bits, _as_float
 from .randomness import WINDOW, draw, limit_of, window_words
 
 
+def band(density: float, epsilon: float, columns: int) -> tuple[int, int, float]:
+    """Below which draw every entry of a row stays, from which on none, and ranks a draw between."""
+    below = (density - epsilon, density + epsilon) if columns > 1 else (density, density)
+    surely, never = map(limit_of, below)
+    return surely, never, (columns - 1) / max(never - surely, 1)
+
+
 def keep_by_rank(
     patterns: np.ndarray, columns: int, lo: int, key: int, density: float, epsilon: float,
     kept: np.ndarray,
@@ -31,9 +38,7 @@ def keep_by_rank(
     (unsigned), from element ``lo`` of the tensor on.
     """
     ordered = np.sort(patterns.reshape(-1, columns), axis=1).reshape(-1)
-    below = (density - epsilon, density + epsilon) if columns > 1 else (density, density)
-    surely, never = map(limit_of, below)
-    per_draw = (columns - 1) / max(never - surely, 1)
+    surely, never, per_draw = band(density, epsilon, columns)
     _keep_rows(patterns, ordered, columns, lo, np.uint64(key), np.uint64(surely),
                np.uint64(never), per_draw, kept)  # fmt: skip
 

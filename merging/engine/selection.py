@@ -71,10 +71,10 @@ def thresholds(whole: Whole, questions: Sequence[Question], rows: Rows = deltas)
         found = _patterns(rows(whole.block(0, whole.count)))
         return [_threshold(*_kth(found[q.row], q.rank), whole.dtype) for q in questions]
     stored = whole.stored() if rows is deltas else None
-    found = _predict(whole, questions, rows, stored)
-    tally = _Tally(questions, *found)
+    expected = _predict(whole, questions, rows, stored)
+    tally = _Tally(questions, *expected)
     if stored is None or not tally.add_stored(stored, whole.count):
-        tally = _Tally(questions, *found)
+        tally = _Tally(questions, *expected)
         for block in whole.blocks(2 * SEGMENT):
             tally.add(block, rows)
     answers = [tally.answer(q) for q in range(len(questions))]

@@ -33,7 +33,7 @@ class Whole:
     ) -> None:
         self._target = target
         self._pieces = pieces
-        self._work = work
+        self.work = work
         self.name = target.name
         self.shape = target.shape
         self.count = target.count
@@ -57,7 +57,7 @@ class Whole:
 
     def block(self, lo: int, hi: int) -> Block:
         """Elements ``[lo, hi)``."""
-        return Block(self._target, self._pieces, lo, hi, self.dtype, self._work)
+        return Block(self._target, self._pieces, lo, hi, self.dtype, self.work)
 
     def stored(self) -> Stored | None:
         """The foundation and the terms' fine-tunes, for loops that read by themselves.
@@ -67,7 +67,7 @@ class Whole:
         pieces = self.block(0, self.count).plain_pieces()
         if pieces is None:
             return None
-        return stored_in_files([pieces[0].base, *(piece.tuned for piece in pieces)], self._work)
+        return stored_in_files([pieces[0].base, *(piece.tuned for piece in pieces)], self.work)
 
     def row_blocks(self) -> Iterator[Block]:
         """The tensor in blocks of whole rows, about a segment each (at least one row)."""

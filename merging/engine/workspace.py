@@ -24,7 +24,7 @@ class Workspace:
         self._factors: dict[int, tuple[object, np.ndarray, np.ndarray]] = {}
         self._finite: dict[int, bool] = {}
         self._bases: dict[tuple[int, int, int], np.ndarray] = {}
-        self.held: tuple[object, np.ndarray] | None = None  # the last whole-tensor result
+        self.held: tuple[object, Any] | None = None  # what a method keeps of the tensor at hand
 
     def array(self, name: str, count: int, dtype: Any) -> np.ndarray:
         """A 1-D array of ``count`` elements; its content is whatever was left there."""

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from merging.engine import compute, direct, run
 from merging.engine.errors import MergeError
 from merging.engine.methods import METHODS
-from merging.engine.run import Equipment, stream, write_model
+from merging.engine.recipe import make_recipe
+from merging.engine.run import Equipment, equip, stream, write_model
 from merging.engine.whole import Whole
 from tests.engine.models import State, lora, put_on, save, vector
 from vectors.tensorfile.errors import TensorFileError
@@ -214,6 +215,56 @@ def test_from_file_to_file(
     by_itself = written(equipped(), folder / "out")
     monkeypatch.setattr(Whole, "stored", lambda whole: None)
     assert plainly(equipped()) == by_itself
+
+
+@settings(examples, max_examples=12)
+@given(
+    columns=st.sampled_from([1, 2, 3, 64, 777, 2050]),
+    bands=st.lists(
+        st.sampled_from(
+            [(0.5, 0.15), (0.9, 0.05), (0.3, 0.0), (1.0, 0.1), (0.0, 0.1), (0.5, 0.49)]
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    move=st.sampled_from([0.0, 0.003, 1.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_ranks_from_files(
+    room: Callable[[], Path],
+    columns: int,
+    bands: list[tuple[float, float]],
+    move: float,
+    seed: int,
+) -> None:
+    """Rows of any length, in more than one block; with ties, and with nothing moved at all."""
+    folder = room()
+    generator = torch.Generator().manual_seed(seed)
+    shape = (140_000 // columns, columns)
+    base = {"layers.0.weight": torch.randn(shape, generator=generator).bfloat16()}
+    opened = save(base, folder / "base")
+    terms = []
+    for k, (density, epsilon) in enumerate(bands):
+        step = move * torch.randn(shape, generator=generator)
+        fine = {name: (value.float() + step).bfloat16() for name, value in base.items()}
+        fine["layers.0.weight"].view(-1)[:1] += 1
+        own = {"density": density, "epsilon": epsilon}
+        terms.append((vector(fine, folder / f"m{k}"), f"0.{k + 3}", own))
+    recipe = make_recipe(
+        foundation="base",
+        target="base",
+        terms=[(source.ref, weight, own) for source, weight, own in terms],
+        method="della",
+    )
+
+    def equipped() -> Equipment:
+        sources = [source for source, _weight, _own in terms]
+        return equip(recipe, target=opened, foundation=opened, terms=sources)
+
+    by_itself = written(equipped(), folder / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Whole, "stored", lambda whole: None)
+        assert plainly(equipped()) == by_itself
 
 
 @pytest.mark.parametrize("name", ["ties", "dare_ties", "della"])

@@ -14,6 +14,7 @@ import pytest
 
 from vectors.tensorfile import machine_code
 from vectors.tensorfile.compiled import njit
+from vectors.tensorfile.compiling import NotClosed, compile_loop
 
 ROOT = Path(__file__).resolve().parents[2]
 INNER = """
@@ -193,8 +194,11 @@ def test_arrays_of_any_order_and_stride() -> None:
 def _through_memory(x):
     scratch = np.empty(x.size, x.dtype)
     zeros = np.zeros((2, x.size), x.dtype)
-    scratch[:] = x + zeros[1]
-    return scratch.sum() + np.float64(scratch.ctypes.data % 64)
+    total = 0.0
+    for i in range(x.size):
+        scratch[i] = x[i] + zeros[1, i]
+        total += scratch[i]
+    return total + np.float64(scratch.ctypes.data % 64)
 
 
 def test_memory_of_a_loop_is_given_back() -> None:
@@ -215,6 +219,23 @@ def test_what_a_loop_raises_is_raised() -> None:
     assert _share(7, 2) == 3
     with pytest.raises(ZeroDivisionError):
         _share(7, 0)
+
+
+@njit(nogil=True)
+def _sliced(source, goal):
+    goal[1:] = source[1:]  # numba brings along a sentence for arrays that do not fit
+    return goal.size
+
+
+def test_a_loop_that_needs_python_runs_by_way_of_numba() -> None:
+    """Its code would be of no use, or worse, to a process without numba."""
+    goal = np.zeros(3)
+    assert _sliced(np.ones(3), goal) == 3
+    assert goal.tolist() == [0, 1, 1]
+    with pytest.raises(NotClosed):
+        compile_loop(_sliced, (goal, goal))
+    with pytest.raises(ValueError, match="slice"):
+        _sliced(np.ones(5), goal)
 
 
 @njit(nogil=True)

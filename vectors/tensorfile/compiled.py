@@ -101,10 +101,13 @@ class Loop:
             return None
 
     def _compile(self, kinds: tuple[Any, ...], arguments: tuple[Any, ...]) -> Callable[..., Any]:
-        from .compiling import compile_loop
+        from .compiling import NotClosed, compile_loop, dispatcher_of
 
-        code = compile_loop(self, arguments)
         self.compiled += 1
+        try:
+            code = compile_loop(self, arguments)
+        except NotClosed:  # it can only be called by way of numba, and not be kept
+            return lambda _words, arguments: dispatcher_of(self)(*arguments)
         if self.options.get("cache"):
             kept.write(self, kinds, code)
         return self._callable(kinds, code)

@@ -27,6 +27,7 @@ from numba.np import arrayobj
 
 from .compiled import External, Intrinsic, Loop
 from .kept import Code
+from .machine_code import has_symbol
 
 _WORDS = types.CPointer(types.int64)
 _PLACES = {
@@ -41,8 +42,12 @@ _PLACES = {
 _ALIGNED = 64  # bytes: what the memory of an array in a loop begins at a multiple of
 
 
+class NotClosed(Exception):
+    """The code of a loop needs more than the C library: Python, or numba's runtime."""
+
+
 def compile_loop(loop: Loop, arguments: tuple[Any, ...]) -> Code:
-    """Machine code of ``loop`` for arguments like these."""
+    """Machine code of ``loop`` for arguments like these. Raises NotClosed."""
     kinds = tuple(numba.typeof(argument) for argument in arguments)
     dispatcher = dispatcher_of(loop)
     dispatcher.compile(kinds)
@@ -226,9 +231,20 @@ def _closed(library: Any, symbol: str) -> bytes:
             variable.linkage = "internal"
     passes = llvm.create_new_module_pass_manager()
     passes.add_global_dead_code_eliminate_pass()
+    if library.has_dynamic_globals:
+        raise NotClosed("large constants")
     machine = library.codegen._tm
     passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
+    for needed in [*module.functions, *module.global_variables]:
+        if needed.is_declaration and not _is_in_c_library(needed.name):
+            raise NotClosed(needed.name)
     return bytes(machine.emit_object(module))
+
+
+def _is_in_c_library(name: str) -> bool:
+    if name.startswith(("NRT_", "numba", "Py", "_Py", "_Z")):
+        return False
+    return name.startswith("llvm.") or has_symbol(name)
 
 
 def _memory(library: Any) -> str:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .compiled import Loop
 
-FORMAT = 1  # of these files, and of the way that loops are called
+FORMAT = 2  # of these files, and of the way that loops are called
 _COMPILERS = ("numba", "llvmlite")
 
 

@@ -107,6 +107,11 @@ def _load(code: bytes, symbol: bytes) -> int:
     return found
 
 
+def has_symbol(name: str) -> bool:
+    """Whether code may need the function ``name`` of the C library."""
+    return hasattr(_c_library(), name)
+
+
 def _text(code: bytes, at: int) -> bytes:
     return code[at : code.index(b"\0", at)]
 

@@ -13,21 +13,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from merging.engine.block import Block
 from merging.engine.errors import RecipeError, _
+from merging.engine.gather import RUN
 from merging.engine.norms import add_l1_norms
 from merging.engine.ranking import keep_by_rank, magnitudes_bf16
+from merging.engine.ranking_stored import FITS, HeldMasks, rank_stored
 from merging.engine.settings import is_constant
 from merging.engine.sparsify import Masks, Trim
 from merging.engine.whole import SEGMENT, Whole
 
 from .base import Arguments, Method, Parameter
 from .shared import INT8_MASK, LAMBDA
-from .sparsifying import DENSITY, keys, normalize, own, rescale, sum_terms, sum_terms_bf16
+from .sparsifying import (
+    DENSITY,
+    keys,
+    normalize,
+    own,
+    rescale,
+    sum_terms,
+    sum_terms_bf16,
+    write_terms,
+)
+
+if TYPE_CHECKING:
+    from merging.engine.align import PlannedTensor
+    from merging.engine.workspace import Workspace
 
 EPSILON = Parameter(
     "epsilon", float, 0.15, "How much likelier the largest entries of a row stay, and less likely "
@@ -83,22 +98,39 @@ def prepare(whole: Whole, arguments: Arguments) -> Ranked:
     ranked = Ranked(trim, densities, epsilons, whole.columns, whole.count)
     if not arguments.values["rescale"]:
         return ranked
-    sums = np.zeros((len(terms), 2))
-    stride = ranked.stride
     held = None
-    if len(terms) * whole.count // 8 <= HELD_BYTES:
-        held = np.empty((-(-whole.count // stride), len(terms), -(-stride // 8)), np.uint8)
-    for number, block in enumerate(whole.blocks(stride)):
-        raw = block.raw_differences()
-        kept = ranked.masks(block, raw)
-        add_l1_norms(sums, block, raw, trim, Masks(kept))
-        if held is not None:
-            packed = np.packbits(kept, axis=1)
-            held[number, :, : packed.shape[1]] = packed
-            block.work.held = ranked, held
+    if HeldMasks.nbytes(len(terms), whole.count) <= HELD_BYTES:
+        held = HeldMasks.empty(len(terms), whole.count, ranked.stride)
+    sums = _rank_from_files(whole, ranked, held) if held is not None else None
+    if sums is None:
+        sums = _rank(whole, ranked, held)
+    if held is not None:
+        whole.work.held = ranked, held
     scaled = trim.rescaled(sums)
     ranked.trim.scales[:] = np.where(np.array(densities) >= 1, 1, scaled.scales)
     return ranked
+
+
+def _rank_from_files(whole: Whole, ranked: Ranked, held: HeldMasks) -> np.ndarray | None:
+    """The norms before and after, and the masks; None where it takes `_rank`."""
+    stored = whole.stored() if FITS and ranked.stride <= RUN else None
+    if stored is None:
+        return None
+    bands = list(zip(ranked.densities, ranked.epsilons, strict=True))
+    keys_ = ranked.trim.keys
+    return rank_stored(stored, whole.count, ranked.columns, bands, keys_, held, whole.work)
+
+
+def _rank(whole: Whole, ranked: Ranked, held: HeldMasks | None) -> np.ndarray:
+    """The norms before and after, and the masks, of any tensor."""
+    sums = np.zeros((len(whole.terms), 2))
+    for number, block in enumerate(whole.blocks(ranked.stride)):
+        raw = block.raw_differences()
+        kept = ranked.masks(block, raw)
+        add_l1_norms(sums, block, raw, ranked.trim, Masks(kept))
+        if held is not None:
+            held.fill(number, kept)
+    return sums
 
 
 def _masks(block: Block, arguments: Arguments) -> Masks:
@@ -109,13 +141,13 @@ def _masks(block: Block, arguments: Arguments) -> Masks:
         lo, hi = block.lo // columns * columns, -(-block.hi // columns) * columns
         wide = block.wider(lo, hi)
         return Masks(ranked.masks(wide, wide.raw_differences()), block.lo - lo)
-    held, stride = block.work.held[1], ranked.stride
+    held: HeldMasks = block.work.held[1]
+    stride = ranked.stride
     first, last = block.lo // stride, -(-block.hi // stride)
     lo, hi = first * stride, min(last * stride, ranked.count)
-    kept = block.work.matrix("kept", held.shape[1], hi - lo, np.uint8)
+    kept = block.work.matrix("kept", len(ranked.densities), hi - lo, np.uint8)
     for number in range(first, last):
-        start, stop = number * stride - lo, min((number + 1) * stride, hi) - lo
-        kept[:, start:stop] = np.unpackbits(held[number], axis=1, count=stop - start)
+        held.read(number, kept[:, number * stride - lo : min((number + 1) * stride, hi) - lo])
     return Masks(kept, block.lo - lo)
 
 
@@ -152,6 +184,18 @@ def _method(name: str, title: str, formula: str, help_: str, elect: bool) -> Met
         masks = _masks(block, arguments)
         return sum_terms_bf16(block, arguments, arguments.state.trim, elect, out, masks)
 
+    def direct(
+        tensor: PlannedTensor,
+        arguments: Arguments,
+        span: tuple[int, int],
+        goal: tuple[int, int],
+        work: Workspace,
+    ) -> bool:
+        ranked: Ranked = arguments.state
+        if work.held is None or work.held[0] is not ranked:
+            return False
+        return write_terms(tensor, arguments, ranked.trim, elect, span, goal, work, work.held[1])
+
     return Method(
         name=name,
         title=title,
@@ -162,6 +206,7 @@ def _method(name: str, title: str, formula: str, help_: str, elect: bool) -> Met
         parameters=(LAMBDA, DENSITY, EPSILON, normalize(elect), rescale(True), INT8_MASK),
         combine=combine,
         fused=fused,
+        direct=direct,
         prepare=prepare,
         check=check,
         random=True,

@@ -16,6 +16,7 @@ from merging.engine.block import Block
 from merging.engine.direct import write_trimmed
 from merging.engine.norms import l1_norms
 from merging.engine.randomness import key_of
+from merging.engine.ranking_stored import HeldMasks, write_ranked
 from merging.engine.sparsify import NO_MASKS, Masks, Trim, trimmed_sum, trimmed_sum_bf16
 from merging.engine.whole import Whole
 
@@ -126,26 +127,27 @@ def write_terms(
     span: tuple[int, int],
     goal: tuple[int, int],
     work: Workspace,
+    held: HeldMasks | None = None,
 ) -> bool:
-    """The same, of local files, written at once."""
+    """The same, of local files, written at once: what ``trim`` keeps, or what ``held`` do."""
     block = Block(tensor.source, tensor.pieces, *span, np.float32, work)
     pieces = block.plain_pieces()
     if pieces is None:
         return False
-    return write_trimmed(
-        tensor.source,
-        pieces[0].base,
-        [piece.tuned for piece in pieces],
-        trim,
-        _weights(block, arguments),
-        elect=elect,
-        normalize=arguments.values["normalize"],
-        divisor=1.0 if elect else divisor(arguments),
-        factor=arguments.values["lambda"],
-        span=span,
-        goal=goal,
-        work=work,
-    )
+    of_tensor = (tensor.source, pieces[0].base, [piece.tuned for piece in pieces], trim)
+    of_merge: dict[str, Any] = {
+        "elect": elect,
+        "normalize": arguments.values["normalize"],
+        "divisor": 1.0 if elect else divisor(arguments),
+        "factor": arguments.values["lambda"],
+        "span": span,
+        "goal": goal,
+        "work": work,
+    }
+    weights = _weights(block, arguments)
+    if held is not None:
+        return write_ranked(*of_tensor, held, weights, **of_merge)
+    return write_trimmed(*of_tensor, weights, **of_merge)
 
 
 def combined(elect: bool) -> Callable[[Block, Arguments], np.ndarray]:

@@ -4,6 +4,7 @@ import os
 import tempfile
 
 from django.core.asgi import get_asgi_application
+from django.core.handlers.asgi import ASGIHandler
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
 
@@ -12,6 +13,10 @@ django = get_asgi_application()
 from django.conf import settings  # noqa: E402
 
 from marketplace.bodies import limit_bodies  # noqa: E402
+from vectors.downloads import PIECE  # noqa: E402
+
+# A piece of a download leaves whole; Django would cut it into sixteen.
+ASGIHandler.chunk_size = PIECE
 
 # Request bodies are spooled here; the system's own folder may be small, or memory.
 tempfile.tempdir = settings.FILE_UPLOAD_TEMP_DIR

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 
 from zipstream import ZIP_STORED, ZipStream
 
@@ -76,11 +77,11 @@ class Opened:
         self.row = row
         self._context = opened_equipped(row)
         self.equipment = self._context.__enter__()
-        try:
-            self.files = {file.path: file for file in self._list()}
-        except BaseException:
-            self.close()
-            raise
+
+    @cached_property
+    def files(self) -> dict[str, OutputFile]:
+        """Every file by path. Listing takes longer than opening, so it waits until it is asked."""
+        return {file.path: file for file in self._list()}
 
     def close(self) -> None:
         self._context.__exit__(None, None, None)
@@ -88,7 +89,8 @@ class Opened:
     def read(self, path: str, start: int, stop: int) -> Iterator[bytes]:
         """Stream a range of one file and close everything at its end, whatever the end is."""
         try:
-            yield from self.files[path].read(start, stop)
+            file = self._computed(path) or self.files[path]
+            yield from file.read(start, stop)
         finally:
             self.close()
 
@@ -101,8 +103,16 @@ class Opened:
             written["model.safetensors.index.json"] = self.equipment.model.index
         for path, content in written.items():
             yield OutputFile(path, len(content), _etag(row, path), content=content)
-        for path, file in self.equipment.model.files.items():
-            yield OutputFile(path, file.size, _etag(row, path), virtual=file)
+        for path in self.equipment.model.files:
+            file = self._computed(path)
+            assert file is not None
+            yield file
+
+    def _computed(self, path: str) -> OutputFile | None:
+        file = self.equipment.model.files.get(path)
+        if file is None:
+            return None
+        return OutputFile(path, file.size, _etag(self.row, path), virtual=file)
 
 
 def configuration(row: EquippedModel, source: str) -> dict[str, Blob]:

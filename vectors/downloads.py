@@ -28,6 +28,7 @@ from django.http import (
 from vectors.models import Blob
 from vectors.storage.current import storage
 from vectors.storage.disposition import disposition
+from vectors.tensorfile.source import read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -139,10 +140,9 @@ def read_blob(sha256: str, start: int, stop: int) -> Iterator[bytes]:
     source = storage().open(sha256)
     try:
         while start < stop:
-            piece = bytearray(min(PIECE, stop - start))
-            source.read_into(start, memoryview(piece))
+            piece = read_bytes(source, start, min(start + PIECE, stop))
             start += len(piece)
-            yield bytes(piece)
+            yield piece
     finally:
         source.close()
 

@@ -122,16 +122,19 @@ def identity(recipe: Recipe, path: str) -> str:
 
 
 def stream(file: VirtualFile, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """Yield bytes ``[start, stop)`` of ``file`` in pieces of about 1 MiB."""
+    """Yield bytes ``[start, stop)`` of ``file`` in pieces of 1 MiB."""
     stop = file.size if stop is None else stop
-    held = bytearray()
+    held, filled = memoryview(bytearray(PIECE_BYTES)), 0
     for piece in file.read(start, stop):
-        held += piece
-        if len(held) >= PIECE_BYTES:
-            yield bytes(held)
-            held.clear()
-    if held:
-        yield bytes(held)
+        while piece:
+            taken = min(len(piece), PIECE_BYTES - filled)
+            held[filled : filled + taken] = piece[:taken]
+            filled, piece = filled + taken, piece[taken:]
+            if filled == PIECE_BYTES:
+                yield bytes(held)
+                filled = 0
+    if filled:
+        yield bytes(held[:filled])
 
 
 def write_model(

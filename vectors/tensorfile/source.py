@@ -57,6 +57,15 @@ class FileSource:
                 )
             done += count
 
+    def read(self, offset: int, count: int) -> bytes:
+        """``count`` bytes, without the copy that a buffer would take to become bytes."""
+        piece = os.pread(self._fd, count, offset)
+        if len(piece) == count:
+            return piece
+        rest = bytearray(count - len(piece))
+        self.read_into(offset + len(piece), memoryview(rest))
+        return piece + rest
+
     def check_unchanged(self) -> None:
         """Raise TensorFileError when the file was written to since it was opened."""
         status = os.fstat(self._fd)
@@ -96,6 +105,8 @@ class MemorySource:
 def read_bytes(source: ByteSource, start: int = 0, stop: int | None = None) -> bytes:
     """Return the bytes ``[start, stop)`` of ``source`` (to its end by default)."""
     stop = source.size if stop is None else stop
+    if isinstance(source, FileSource):
+        return source.read(start, stop - start)
     buffer = bytearray(stop - start)
     source.read_into(start, memoryview(buffer))
     return bytes(buffer)

@@ -88,6 +88,7 @@ class Download(models.Model):
     automatic = models.BooleanField(default=False)  # continuous integration says so of itself
 
     class Meta:
+        indexes = [models.Index(fields=["day"], name="download_day")]
         constraints = [
             models.UniqueConstraint(fields=["commit", "reader", "day"], name="download_once"),
             models.CheckConstraint(

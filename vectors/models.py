@@ -167,6 +167,7 @@ class Vector(Repository):
             models.Index(fields=["-created"], name="vector_newest"),
             models.Index(fields=["-equips"], name="vector_most_equipped"),
             models.Index(fields=["-likes"], name="vector_most_liked"),
+            models.Index(fields=["-downloads"], name="vector_most_downloaded"),
         ]
 
 

@@ -124,9 +124,7 @@ demo: install
 # needs gettext's own programs, compiling does not.
 messages: install
 	@mkdir -p locale
-	$(BIN)/python manage.py makemessages --locale zh_Hant --locale zh_Hans --no-wrap \
-	    --no-obsolete --add-location file --ignore "$(VENV)" --ignore data --ignore tests \
-	    --ignore demo --ignore benchmarks
+	$(BIN)/python manage.py makemessages --ignore "$(VENV)"
 	@$(MAKE) --no-print-directory compiled
 
 compiled: $(MO)

@@ -116,10 +116,10 @@ ARMORY_RESULTS_BYTES = env_int("ARMORY_RESULTS_GB", 20, 0, 1 << 20) * 10**9
 # Pieces of what clients have pushed, kept so that a similar file sends only what is new: a cache.
 ARMORY_XET_BYTES = env_int("ARMORY_XET_GB", 20, 0, 1 << 20) * 10**9
 ARMORY_DEMO_READY = ARMORY_DATA / "demo.ready"
-# Ability checks run models in a process of their own, with these limits.
+# Ability checks run models in a process of their own, with these limits. At once 0: none is run.
 ARMORY_CHECK_MEMORY_GB = env_int("ARMORY_CHECK_MEMORY_GB", 8, 1, 1 << 20)
 ARMORY_CHECK_MINUTES = env_int("ARMORY_CHECK_MINUTES", 60, 1, 1 << 20)
-ARMORY_CHECKS_AT_ONCE = env_int("ARMORY_CHECKS_AT_ONCE", 1, 1, 1000)
+ARMORY_CHECKS_AT_ONCE = env_int("ARMORY_CHECKS_AT_ONCE", 1, 0, 1000)
 
 PORT = env_int("PORT", 8000, 1, 65535)
 ARMORY_BIND = os.environ.get("ARMORY_BIND", "").strip() or "127.0.0.1"

@@ -156,6 +156,8 @@ def largest() -> int:
 def _check_may_start(row: EquippedModel, user: Any) -> None:
     if not user.is_authenticated:
         raise Refusal(_("Sign in to start a check."))
+    if site.ARMORY_CHECKS_AT_ONCE == 0:
+        raise Refusal(_("This site runs no checks; its operator has switched them off."))
     if not may_use(row, user):
         raise Refusal(_("You may not use every part of this recipe, so you cannot check it."))
     if row.nbytes > largest():

@@ -88,6 +88,13 @@ def test_a_model_that_is_too_large_is_not_started(
         start_check(row, buyer)
 
 
+def test_a_site_may_run_no_checks(row: EquippedModel, buyer: User, settings: Any) -> None:
+    settings.ARMORY_CHECKS_AT_ONCE = 0
+    with pytest.raises(Refusal, match="runs no checks"):
+        start_check(row, buyer)
+    assert turns.taken_by_others(VersionCheck)
+
+
 def test_one_user_has_a_few_checks_at_a_time(
     gallery: Foundation, equip: Equip, buyer: User, stranger: User
 ) -> None:

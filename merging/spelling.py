@@ -29,6 +29,8 @@ from vectors.models import Foundation, Vector, Version
 SPELLED = "equip"  # the namespace of ids that spell a recipe
 MAX_ID = 96  # characters of a repository's name that clients take
 SUM = re.compile(r"\s*(v\d{1,9})?\s*([-+−].*)", re.ASCII | re.DOTALL)  # as a revision
+# Clients keep a file named as the revision, and some systems have no * in the names of files.
+_TIMES = re.compile(r"(\d)\*([\w.@/~-]+)(?![\w.@/~\[-])")
 _SIGNS = re.compile(r"_(plus|minus)_")
 _FACTOR = re.compile(r"(\d+(?:\.\d+)?)_(.+)", re.ASCII)
 _VERSION = re.compile(r"(.+)_v(\d{1,9})", re.ASCII)
@@ -38,9 +40,9 @@ def revision_of(row: EquippedModel) -> str:
     """The recipe as a revision of what it is put on."""
     names = {row.foundation.fingerprint: row.foundation.repo_id}
     if row.target is not None:
-        names[row.target.digest] = _typed(row.target)
+        names[row.target.digest] = typed_name(row.target)
     for term in row.terms.all():
-        names.setdefault(term.version.digest, _typed(term.version))
+        names.setdefault(term.version.digest, typed_name(term.version))
     recipe = row.recipe
     target, base = names[recipe.target], names[recipe.foundation]
     text = write_expression(recipe, names.__getitem__).removeprefix(target).strip()
@@ -52,11 +54,13 @@ def revision_of(row: EquippedModel) -> str:
             (" +", "+"),
         ):
             text = text.replace(said, short)
+        text = _TIMES.sub(r"\1(\2)", text)
     text = text if text.startswith(("+", "-")) else f"+{text}"
     return f"{target.partition('@')[2]}{text}"
 
 
-def _typed(version: Version) -> str:
+def typed_name(version: Version) -> str:
+    """How an expression names the version: with its number where it is not the current one."""
     vector = version.vector
     current = vector is not None and vector.current_id == version.pk
     return str(vector) if current else f"{vector}@v{version.number}"

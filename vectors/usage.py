@@ -98,7 +98,7 @@ def of_vector(version: Version, *, endpoint: str) -> Usage:
     name = f"{repo_id}@{revision}" if revision else repo_id
     coefficient = suggested_coefficient(version.card)
     sign, size = "-" if coefficient < 0 else "+", f"{abs(coefficient):g}"
-    equipped = f"{sign}{name}" if size == "1" else f"{sign}{size}*{name}"
+    equipped = f"{sign}{name}" if size == "1" else f"{sign}{size}({name})"
     snippets = loading(model, base, equipped)
     snippets += {FULL: _as_model, LORA: _as_adapter}.get(version.form, _nothing)(
         model, base, repo_id, revision

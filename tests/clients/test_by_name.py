@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 
 from tests.clients.client import Client
 from tests.clients.test_downloads import SNAPSHOT, merged
+from tests.clients.test_pushing import COMMITS, published
 from tests.e2e import models
+from tests.e2e.site import Site
 
 pytestmark = pytest.mark.slow
 
@@ -78,3 +80,17 @@ AutoPeftModelForFeatureExtraction.from_pretrained("olive/mood")
 print(json.dumps([type(model).__name__, list(model.peft_config)]))"""
     )
     assert kind == ["BertModel", ["default"]]
+
+
+def test_an_adapter_sent_again_is_no_new_commit(
+    client: Client, site: Site, folders: Path, tmp_path: Path
+) -> None:
+    """Neither the folder it was trained into, nor what others have of it."""
+    olive = client.signed_in("olive")
+    folder = models.write_lora(tmp_path / "own", folders / models.FOUNDATION, "Again", seed=31)
+    assert olive.hf("upload", "olive/again", str(folder), ".").returncode == 0
+    published(site, "olive/again", "1")
+    there = Path(olive.python(SNAPSHOT, "olive/again"))
+    for each in (folder, there):
+        assert olive.hf("upload", "olive/again", str(each), ".").returncode == 0
+        assert len(olive.python(COMMITS, "olive/again")) == 1

@@ -143,7 +143,7 @@ def test_a_session_writes_nothing_and_a_token_equips_what_is_private(
 @pytest.mark.parametrize(
     ("line", "spelled", "revision"),
     [
-        ("law + 0.5*7_days", "equip/tiny_plus_law_plus_0.5_7_days", "+olive/law+0.5*olive/7_days"),
+        ("law + 0.5*7_days", "equip/tiny_plus_law_plus_0.5_7_days", "+olive/law+0.5(olive/7_days)"),
         ("7_days", "equip/tiny_plus_1_7_days", "+olive/7_days"),
         (
             "law - olive/chat",
@@ -152,6 +152,11 @@ def test_a_session_writes_nothing_and_a_token_equips_what_is_private(
         ),
         ("law, on=bruno/chat", "equip/bruno.chat_plus_law", "+olive/law"),
         ("lab/tiny + ties(law)", "", "+ties(olive/law)"),
+        (
+            "tiny + ties(2*law[density=0.3] + 3*7_days, density=0.5)",
+            "",
+            "+ties(2*olive/law[density=0.3]+3(olive/7_days), density=0.5)",
+        ),
         ("linear(law)", "", "+linear(olive/law)"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from merging import lecture_views, loadout_views, views
+from merging import check_views, lecture_views, loadout_views, views
 
 urlpatterns = [
     path("how-merging-works", lecture_views.lecture, name="lecture"),
@@ -18,5 +18,11 @@ urlpatterns = [
         views.equipped_difference,
         name="equipped_difference",
     ),
+    path("equipped/<slug:slug>/check", check_views.check, name="start_check"),
+    path("equipped/<slug:slug>/sweep", check_views.sweep, name="start_sweep"),
+    path("equipped/<slug:slug>/checks", check_views.checks, name="equipped_checks"),
+    path("equipped/<slug:slug>/checks/<slug:job>", check_views.progress, name="check_progress"),
+    path("equipped/<slug:slug>/checks/<slug:job>/events", check_views.events, name="check_events"),
+    path("equipped/<slug:slug>/checks/<slug:job>/stop", check_views.stop, name="stop_check"),
     path("equipped/<slug:slug>", views.equipped, name="equipped"),
 ]

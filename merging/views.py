@@ -13,11 +13,13 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
-from merging.card import formula, licenses, recipe_yaml
+from merging.card import formula, licenses, readme, recipe_yaml
+from merging.check_context import check_context
 from merging.engine.errors import RecipeError, _
 from merging.engine.methods import get_method
 from merging.engine.recipe import parse_coefficient
 from merging.models import EquippedModel
+from merging.reopening import loadout_url
 from merging.repository import (
     Opened,
     difference_file,
@@ -34,7 +36,11 @@ from merging.services import (
     may_see_recipe,
     missing_grants,
 )
+from merging.sweep_context import sweep_context
+from merging.sweep_form import SweepForm
 from merging.usage import of_equipped
+from vectors.cards import read_card
+from vectors.cards import render as render_card
 from vectors.downloads import ranged_response, stream_response
 from vectors.errors import explain
 from vectors.tensorfile.errors import Problem
@@ -43,7 +49,9 @@ from vectors.views import content_type_of, endpoint_of
 MAIN = "main"
 
 
-def _equipped(request: HttpRequest, slug: str) -> EquippedModel:
+def usable_recipe(request: HttpRequest, slug: str) -> EquippedModel:
+    """The recipe at this address. 404 where a part of it is private to others; 403, saying which
+    vectors to ask for, where the visitor may not use all of it."""
     rows = EquippedModel.objects.select_related("foundation", "target__vector").prefetch_related(
         "terms__version__vector__owner", "terms__version__vector__cover"
     )
@@ -85,37 +93,47 @@ def equip(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def equipped(request: HttpRequest, slug: str) -> HttpResponse:
-    """The recipe page: formula, parts, what happens to each tensor, downloads."""
-    row = _equipped(request, slug)
+    """The recipe page: formula, parts, checks, what happens to each tensor, downloads."""
+    row = usable_recipe(request, slug)
+    return render(request, "merging/equipped.html", page_context(request, row))
+
+
+def page_context(
+    request: HttpRequest, row: EquippedModel, *, form: SweepForm | None = None
+) -> dict[str, Any]:
+    """Everything the recipe page shows; ``form`` is a sweep's that was filled in wrongly."""
     with closing(Opened(row)) as opened:
         files = list(opened.files.values())
         difference, lora = difference_file(opened), lora_files(opened)
     recipe = row.recipe
-    context = {
+    return {
         "row": row,
         "recipe": recipe,
         "method": get_method(recipe.method),
         "parts": formula_parts(row),
         "formula": formula(row),
+        "loadout_url": loadout_url(row),
         "licenses": licenses(row),
         "license_names": sorted({name for _repo, name in licenses(row) if name}),
         "files": [_file_row(row, file) for file in files],
         "total": sum(file.size for file in files),
         "report": report_rows(row.report),
         "yaml": recipe_yaml(row),
+        "card_html": render_card(read_card(readme(row)).body),
         "usage": of_equipped(row, endpoint=endpoint_of(request)),
         "zip_url": reverse("equipped_zip", args=[row.slug]),
         "difference": difference,
         "lora_size": sum(file.size for file in lora),
         "start": request.GET.get("start") == "1",
+        **check_context(row, request.user),
+        **sweep_context(row, request.user, wanted=request.GET.get("sweep", "")[:64], form=form),
     }
-    return render(request, "merging/equipped.html", context)
 
 
 @require_safe
 def equipped_zip(request: HttpRequest, slug: str) -> HttpResponseBase:
     """The whole repository as one .zip of known length."""
-    row = _equipped(request, slug)
+    row = usable_recipe(request, slug)
     name = f"{row.foundation.name}-{row.slug}"
     return stream_response(
         request,
@@ -129,7 +147,7 @@ def equipped_zip(request: HttpRequest, slug: str) -> HttpResponseBase:
 @require_safe
 def equipped_lora(request: HttpRequest, slug: str) -> HttpResponseBase:
     """The recipe as one LoRA for peft, where it is a sum of LoRAs: a .zip of known length."""
-    row = _equipped(request, slug)
+    row = usable_recipe(request, slug)
     with closing(Opened(row)) as opened:
         if not lora_files(opened):
             raise Http404
@@ -146,7 +164,7 @@ def equipped_lora(request: HttpRequest, slug: str) -> HttpResponseBase:
 @require_safe
 def equipped_difference(request: HttpRequest, slug: str) -> HttpResponseBase:
     """What the recipe adds to its target, a vector of its own: ``delta.safetensors``."""
-    row = _equipped(request, slug)
+    row = usable_recipe(request, slug)
     with closing(Opened(row)) as opened:
         file = difference_file(opened)
     if file is None:

@@ -111,6 +111,7 @@ def vector_card(vector: Vector) -> dict[str, Any]:
     best = next((row for row in ability_rows(version) if row["x1"] is not None), None)
     cover = vector.cover_small_id
     return {
+        "version": version.pk,
         "url": vector.get_absolute_url(),
         "title": vector.label,
         "cover_url": reverse("cover", args=[cover]) if cover else "",
@@ -135,34 +136,53 @@ def ability_rows_tag(version: Version) -> list[dict[str, Any]]:
 
 
 def ability_rows(version: Version) -> list[dict[str, Any]]:
-    """The abilities a card states, for ``partials/ability_table.html``; intervals are Wilson's."""
+    """The abilities a card states, for ``partials/ability_table.html``, and under each what was
+    measured here; intervals are Wilson's."""
     rows = []
     for ability in version.abilities:
-        before, after, n = ability.get("without"), ability.get("with"), ability.get("n")
-        known = before is not None and after is not None
-        change = after - before if known else 0.0
-        row: dict[str, Any] = {
-            "name": ability.get("name") or "",
-            "metric": ability.get("metric") or "",
-            "without": three(before),
-            "with_": three(after),
-            "n": n or "",
-            "delta": f"{change:+.3f}".replace("-", "−") if known else "",
-            "kind": "learn" if change > 0 else "forget" if change < 0 else "same",
-            "x0": None,
-            "x1": None,
-        }
-        if known and 0 <= before <= 1 and 0 <= after <= 1:
-            row |= {"x0": round(before * 100, 1), "x1": round(after * 100, 1)}
-            if n:
-                low, high = wilson(after, n)
-                row |= {
-                    "interval": f"{low:.2f}–{high:.2f}",
-                    "low": round(low * 100, 1),
-                    "high": round(high * 100, 1),
-                }
-        rows.append(row)
+        if ability.get("claimed", True):
+            rows.append(_ability_row(ability))
+        if ability.get("measured"):
+            measured = {"name": ability.get("name"), **ability["measured"]}
+            rows.append({**_ability_row(measured), "measured": True})
     return rows
+
+
+@register.filter
+def measured_here(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of ``ability_rows`` was measured by this site."""
+    return any(row["measured"] for row in rows)
+
+
+def _ability_row(ability: Mapping[str, Any]) -> dict[str, Any]:
+    before, after, n = ability.get("without"), ability.get("with"), ability.get("n")
+    known = before is not None and after is not None
+    change = after - before if before is not None and after is not None else 0.0
+    row: dict[str, Any] = {
+        "name": ability.get("name") or "",
+        "metric": ability.get("metric") or "",
+        "without": three(before),
+        "with_": three(after),
+        "n": n or "",
+        "delta": f"{change:+.3f}".replace("-", "−") if known else "",
+        "kind": "learn" if change > 0 else "forget" if change < 0 else "same",
+        "x0": None,
+        "x1": None,
+        "measured": False,
+    }
+    if before is None or after is None or not (0 <= before <= 1 and 0 <= after <= 1):
+        return row
+    row |= {"x0": round(before * 100, 1), "x1": round(after * 100, 1)}
+    if n:
+        low, high = ability.get("low"), ability.get("high")
+        if low is None or high is None:
+            low, high = wilson(after, n)
+        row |= {
+            "interval": f"{low:.2f}–{high:.2f}",
+            "low": round(low * 100, 1),
+            "high": round(high * 100, 1),
+        }
+    return row
 
 
 @register.simple_tag

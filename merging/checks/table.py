@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from merging.engine.recipe import coefficient_text
 from vectors.probes import Probe
 
 from .significance import Share, change_of, share_of
@@ -68,7 +69,7 @@ def _row(ability: Ability, models: Sequence[str], scores: Scores) -> dict[str, A
         "metric": probe.metric,
         "role": ability.role,
         "of": ability.of,
-        "coefficient": str(ability.coefficient) if ability.coefficient is not None else None,
+        "coefficient": _text(ability.coefficient),
         "n": len(probe.items),
         "chance": probe.chance,
         "scores": {m: as_data(share_of(found, weights)) for m, found in own.items()},
@@ -79,6 +80,10 @@ def _row(ability: Ability, models: Sequence[str], scores: Scores) -> dict[str, A
         alone = own.get(ability.alone) if added else None
         row["kept_share"] = kept_share(own["target"], alone, own["equipped"], weights)
     return row
+
+
+def _text(coefficient: Decimal | None) -> str | None:
+    return None if coefficient is None else coefficient_text(coefficient)
 
 
 def as_data(share: Share) -> dict[str, Any]:

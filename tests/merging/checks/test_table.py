@@ -48,7 +48,7 @@ def test_the_kept_share_is_of_the_vectors_own_gain() -> None:
 
 
 def test_a_row_has_every_score_and_the_comparison() -> None:
-    spam = Ability(probe("Spam"), TERM, "ann/spam", Decimal(1), "alone-1")
+    spam = Ability(probe("Spam"), TERM, "ann/spam", Decimal("0.700000000"), "alone-1")
     control = Ability(probe("Control"), CONTROL, "lab/base")
     found = {
         (spam.key, "target"): scores(100),
@@ -60,6 +60,7 @@ def test_a_row_has_every_score_and_the_comparison() -> None:
     first, second = rows_of([spam, control], ["target", "alone-1", "equipped"], found)
     assert (first["verdict"], first["kept_share"], first["change"]) == ("learned", 0.9, 0.36)
     assert first["scores"]["target"]["share"] == 0.5
+    assert (first["coefficient"], second["coefficient"]) == ("0.7", None)
     assert second["verdict"] == "kept"
     assert second["change_low"] < 0 < second["change_high"]
     assert set(second["scores"]) == {"target", "equipped"}

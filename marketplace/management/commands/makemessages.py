@@ -40,7 +40,7 @@ class Command(makemessages.Command):
 
     def handle(self, *args: Any, **options: Any) -> None:
         self.check_only: bool = options["check"]
-        self.behind: list[str] = []
+        self.behind: dict[str, None] = {}  # Django may come here more than once
         options["ignore_patterns"] = [*options["ignore_patterns"], *NOT_SHOWN]
         super().handle(*args, **options)
         if self.behind:
@@ -61,8 +61,8 @@ class Command(makemessages.Command):
             {(entry.msgctxt, entry.msgid, entry.msgid_plural) for entry in polib.pofile(str(each))}
             for each in (potfile, path)
         )
-        self.behind += [f"{locale} lacks: {key[1]}" for key in sorted(wanted - have, key=str)]
-        self.behind += [f"{locale} keeps: {key[1]}" for key in sorted(have - wanted, key=str)]
+        for word, keys in (("lacks", wanted - have), ("keeps", have - wanted)):
+            self.behind |= {f"{locale} {word}: {key[1]}": None for key in sorted(keys, key=str)}
 
 
 def add_declared(potfile: Path) -> None:

@@ -66,9 +66,9 @@ def olive(any_client: Client) -> Client:
     return any_client.signed_in("olive").at(any_client.endpoint, HF_HUB_DISABLE_XET="1")
 
 
-def published(site: Site, repo_id: str, numbers: str) -> None:
+def published(site: Site, repo_id: str, numbers: str, limit: float = 120) -> None:
     """Wait until exactly these versions are on the shelves."""
-    wait_for(lambda: site.row(VERSIONS, repo_id)[0], lambda seen: seen == numbers)
+    wait_for(lambda: site.row(VERSIONS, repo_id)[0], lambda seen: seen == numbers, limit)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -115,6 +115,21 @@ def test_a_folder_becomes_a_vector_and_then_its_next_versions(
     there = contents(Path(olive.python(SNAPSHOT, name)))
     assert sorted(there) == ["README.md", "model.safetensors"]
     assert there["model.safetensors"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("form", ["lora", "delta"])
+def test_other_forms_travel_as_well(
+    site: Site, olive: Client, folders: Path, tmp_path: Path, form: str
+) -> None:
+    name = f"olive/{form}-{olive.version.replace('.', '-')}"
+    writer = models.write_lora if form == "lora" else models.write_delta
+    folder = writer(tmp_path / form, folders / models.FOUNDATION, form.title(), seed=23)
+    done = olive.hf("upload", name, str(folder), ".")
+    assert done.returncode == 0, done.stderr
+    published(site, name, "1")
+    there, here = contents(Path(olive.python(SNAPSHOT, name))), contents(folder)
+    weights = next(path for path in here if path.endswith(".safetensors"))
+    assert there[weights] == here[weights]
 
 
 def test_push_to_hub_of_a_fine_tune(site: Site, client: Client) -> None:

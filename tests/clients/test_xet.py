@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 SIZE = 300 * MIB
+WRITERS = {"lora": models.write_lora, "full": models.write_full, "delta": models.write_delta}
 CLAIM = """
 from django.contrib.auth import get_user_model
 from vectors.models import Claim
@@ -90,13 +91,12 @@ def peak_of(site: Site) -> Iterator[list[int]]:
         thread.join()
 
 
-@pytest.mark.parametrize("form", ["lora", "full"])
+@pytest.mark.parametrize("form", sorted(WRITERS))
 def test_a_client_with_no_setting_pushes(
     site: Site, client: Client, folders: Path, tmp_path: Path, form: str
 ) -> None:
     nora, name = client.signed_in("nora"), f"nora/pushed-{form}"
-    write_model = models.write_lora if form == "lora" else models.write_full
-    folder = write_model(tmp_path / "pushed", folders / models.FOUNDATION, "Pushed", seed=31)
+    folder = WRITERS[form](tmp_path / "pushed", folders / models.FOUNDATION, "Pushed", seed=31)
     before = spooled(site)
     done = nora.hf("upload", name, str(folder), ".")
     assert done.returncode == 0, done.stderr

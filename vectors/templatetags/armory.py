@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils.html import conditional_escape
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from vectors.intervals import wilson
 from vectors.models import Access, Vector, Version, Visibility
@@ -23,12 +24,14 @@ _TICKED = re.compile(r"`([^`]+)`")
 def size(count: int | None) -> str:
     """Bytes as people say them, in decimal units: ``374 kB``, ``90.9 MB``."""
     value = float(count or 0)
-    units = ["bytes", "kB", "MB", "GB", "TB"]
+    if value < 1000:
+        return ngettext("%(n)d byte", "%(n)d bytes", int(value)) % {"n": value}
+    units = ["kB", "MB", "GB", "TB"]
+    value /= 1000
     while value >= 1000 and len(units) > 1:
         value /= 1000
         units.pop(0)
-    unit = units[0]
-    return f"{value:.0f} {unit}" if unit in ("bytes", "kB") else f"{value:.1f} {unit}"
+    return f"{value:.0f} {units[0]}" if units[0] == "kB" else f"{value:.1f} {units[0]}"
 
 
 @register.filter

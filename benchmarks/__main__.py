@@ -57,9 +57,18 @@ def main() -> None:
         for name in options.size
     ]
     report = _report(all_results, options.runs, load, peer_versions)
+    if not options.only:
+        report += "\n\n" + _served(options.runs)
     print(report)
     if options.write_results:
         RESULTS.write_text(report + "\n", "utf-8")
+
+
+def _served(runs: int) -> str:
+    """The table of downloads, from a process of its own; or why there is none."""
+    command = [sys.executable, "-m", "benchmarks.serving", "--runs", str(runs)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else f"Downloads: {done.stderr.strip()}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -86,8 +86,11 @@ class Runner:
             pass  # it ended before
         self._process.wait()
         for end in (self._process.stdin, self._process.stdout, self._errors):
-            if end is not None:
-                end.close()
+            try:
+                if end is not None:
+                    end.close()
+            except OSError:
+                pass  # the rest of a request that a dead runner did not take
 
     def _read(self) -> None:
         assert self._process.stdout is not None

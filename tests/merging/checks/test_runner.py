@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from django.conf import settings
 
 from merging.checks.asking import Asker
 from merging.checks.loading import RunError
+from merging.checks.process import Runner, RunnerDied
 from tests.environment import clean_environment
 from vectors.probes import Item, Probe
 
@@ -250,3 +253,12 @@ def test_pictures_are_prepared_by_the_models_own_processor() -> None:
     images = image_tensor([item.input for item in asked.items])
     expected = predict_images(model, dict(asked.labels), images)
     assert ask(asked, FOLDERS[CONVNEXT]) == expected
+
+
+def test_a_dead_runner_is_told_of_and_closed(tmp_path: Path) -> None:
+    runner = Runner(tmp_path, lambda: None)
+    os.kill(runner.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, runner.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(RunnerDied, match="signal 9"):
+        runner.scores(tmp_path, tmp_path / "p.jsonl", tmp_path, lambda _count: None)
+    runner.close()

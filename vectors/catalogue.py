@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 
 from vectors.models import Form, Foundation, Vector
 from vectors.querysets import SIZES, SORTS, VectorQuerySet
+from vectors.task_names import task_name
 
 PAGE_SIZE = 24
 GROUP_SIZE = 8
@@ -167,7 +168,7 @@ def facet_label(name: str, value: str) -> Any:
     if name == "form":
         return dict(Form.choices).get(value, value)
     if name == "task":
-        return value.replace("-", " ")
+        return task_name(value)
     return value
 
 

@@ -15,8 +15,10 @@ from django.utils.translation import ngettext
 
 from vectors.intervals import wilson
 from vectors.models import Access, Vector, Version, Visibility
+from vectors.task_names import task_name
 
 register = template.Library()
+register.filter(task_name)
 _TICKED = re.compile(r"`([^`]+)`")
 
 

@@ -140,6 +140,8 @@ def _seed(text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code. Problems are one sentence on stderr."""
+    # The threads of numpy's BLAS are to sleep at once: they spin, at every start, on our cores.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.out is None and not options.explain:

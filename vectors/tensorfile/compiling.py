@@ -49,7 +49,7 @@ class NotClosed(Exception):
 def compile_loop(loop: Loop, arguments: tuple[Any, ...]) -> Code:
     """Machine code of ``loop`` for arguments like these. Raises NotClosed."""
     kinds = tuple(numba.typeof(argument) for argument in arguments)
-    dispatcher = dispatcher_of(loop)
+    dispatcher = dispatcher_of(loop, called=False)
     dispatcher.compile(kinds)
     result = dispatcher.overloads[kinds].signature.return_type
     given = _parts(result)
@@ -77,15 +77,17 @@ def compile_loop(loop: Loop, arguments: tuple[Any, ...]) -> Code:
     return Code(machine_code, symbol, places, _is_tuple(result))
 
 
-def dispatcher_of(loop: Loop) -> Any:
-    """numba's own form of ``loop``."""
-    if loop not in _dispatchers:
+def dispatcher_of(loop: Loop, *, called: bool = True) -> Any:
+    """numba's own form of ``loop``; less to compile unless it is ``called`` from Python."""
+    if (loop, called) not in _dispatchers:
         options = {key: value for key, value in loop.options.items() if key != "cache"}
-        _dispatchers[loop] = numba.njit(**options)(loop.function)
-    return _dispatchers[loop]
+        if not called:
+            options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        _dispatchers[loop, called] = numba.njit(**options)(loop.function)
+    return _dispatchers[loop, called]
 
 
-_dispatchers: dict[Loop, Any] = {}
+_dispatchers: dict[tuple[Loop, bool], Any] = {}
 _intrinsics: dict[Intrinsic, Any] = {}
 
 
@@ -94,7 +96,7 @@ _intrinsics: dict[Intrinsic, Any] = {}
 
 @typeof_impl.register(Loop)
 def _type_of_loop(value: Loop, _context: Any) -> Any:
-    return types.Dispatcher(dispatcher_of(value))
+    return types.Dispatcher(dispatcher_of(value, called=False))
 
 
 @typeof_impl.register(Intrinsic)

@@ -24,7 +24,7 @@ def _bell(job: type[CheckJob], task: Any) -> None:
     def ring(pk: int) -> None:
         # A job that cannot begin yet is rung for when its turn comes: messages would only pile up.
         if not taken_by_others(job):
-            task.apply_async((pk,), retry=False)
+            task.apply_async((pk,), queue=tasks.CHECKS, retry=False)
 
     leases.register(job, ring)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vectors.tensorfile import machine_code
+from vectors.tensorfile import kept, machine_code
 from vectors.tensorfile.compiled import njit
 from vectors.tensorfile.compiling import NotClosed, compile_loop
 
@@ -131,6 +131,25 @@ def test_a_folder_may_be_named(loops: Path, tmp_path: Path) -> None:
     assert run(loops, NUMBA_CACHE_DIR=str(named)) == COMPILED
     assert run(loops, NUMBA_CACHE_DIR=str(named)) == READ
     assert kept_file(named)
+
+
+def test_an_old_file_that_cannot_be_replaced_hides_no_new_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where the program was installed by somebody else, long ago."""
+    installed, own = tmp_path / "installed", tmp_path / "own"
+    monkeypatch.setattr(kept, "_folders", lambda loop: [installed, own])
+    installed.mkdir()
+    code = kept.Code(b"code", "symbol", ("q",), False)
+    kept.write(_half, ("d",), code)
+    assert kept.read(_half, ("d",)) == code
+    [file] = installed.iterdir()
+    own.mkdir()
+    shutil.copy(file, own)
+    file.write_bytes(kept._packed(code, "long ago"))
+    assert kept.read(_half, ("d",)) == code
+    (own / file.name).unlink()
+    assert kept.read(_half, ("d",)) is None
 
 
 def test_a_loop_that_cannot_be_kept_runs_all_the_same(loops: Path) -> None:

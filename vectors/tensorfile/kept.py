@@ -50,8 +50,9 @@ def read(loop: Loop, kinds: tuple[Any, ...]) -> Code | None:
     for folder in _folders(loop):
         with suppress(OSError, ValueError, KeyError, TypeError):
             content = _read_trusted(folder, name)
-            if content is not None:
-                return _unpacked(content, made_from(loop))
+            code = _unpacked(content, made_from(loop)) if content is not None else None
+            if code is not None:
+                return code
     return None
 
 

@@ -125,9 +125,20 @@ def page_context(
         "difference": difference,
         "lora_size": sum(file.size for file in lora),
         "start": request.GET.get("start") == "1",
+        "again_url": again_url(request, row),
         **check_context(row, request.user),
         **sweep_context(row, request.user, wanted=request.GET.get("sweep", "")[:64], form=form),
     }
+
+
+def again_url(request: HttpRequest, row: EquippedModel) -> str:
+    """Where the page goes to show itself anew, without a script, while a job runs. The address has
+    to be another one each time: browsers do not load again what differs by its fragment."""
+    query = request.GET.copy()
+    look = query.get("look", "")
+    query["look"] = str(int(look) + 1 if look.isdecimal() and len(look) < 9 else 1)
+    section = "sweep" if "sweep" in query else "abilities"
+    return f"{row.get_absolute_url()}?{query.urlencode()}#{section}"
 
 
 @require_safe

@@ -49,12 +49,14 @@ def render(body: str) -> str:
     """
     html = _markdown.render(re.sub(r"<!--.*?-->", "", body, flags=re.S))
     html = re.sub(r"<(/?)h([1-5])>", lambda m: f"<{m[1]}h{int(m[2]) + 1}>", html)
-    return nh3.clean(
+    safe = nh3.clean(
         html,
         tags=set(nh3.ALLOWED_TAGS) - {"img", "map", "area", "figure", "center"},
         link_rel="nofollow ugc noopener",
         url_schemes={"http", "https", "mailto"},
     )
+    # Code scrolls sideways, by keyboard too.
+    return safe.replace("<pre>", '<pre tabindex="0">')
 
 
 def text_of(value: Any, limit: int = 200) -> str:

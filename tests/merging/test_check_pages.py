@@ -148,11 +148,12 @@ def test_a_check_is_started_followed_and_stopped(
     AbilityCheck.objects.update(
         state=JobState.RUNNING, stage="asking", done_bytes=30, total_bytes=120
     )
-    for _reload in range(2):
-        html = page(buyer_client, row)
+    for look, following in (("", 1), ("?look=1", 2)):
+        html = page(buyer_client, row, look)
         assert "Asking the models" in html
         assert "30 of 120 answers" in html
-        assert '<noscript><meta http-equiv="refresh"' in html, "without a script it goes on too"
+        again = f"{row.get_absolute_url()}?look={following}#abilities"
+        assert f'<noscript><meta http-equiv="refresh" content="3; url={again}">' in html
         assert 'data-say="Asking the models, 25 %"' in html
     moving = buyer_client.get(f"{row.get_absolute_url()}/checks/check").content.decode()
     assert "30 of 120 answers" in moving

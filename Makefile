@@ -26,7 +26,7 @@ RABBITMQ ?= amqp://guest:guest@127.0.0.1:5672//
 # Clients of the hub protocol that are not the newest, each in an environment of its own.
 CLIENTS := 1.19.0 0.36.2
 
-.PHONY: help install run test test-services test-clients clients browser lint format bench demo messages compiled clean
+.PHONY: help install run test test-services test-clients clients browser gettext lint format bench demo messages compiled clean
 
 help:
 	@echo "make run            the site on http://localhost:$(PORT)  (PORT=…)"
@@ -65,7 +65,7 @@ run: $(PROGRAMS) $(MO)
 %.mo: %.po | $(PROGRAMS)
 	@$(BIN)/python -c "import polib, sys; polib.pofile(sys.argv[1]).save_as_mofile(sys.argv[2])" $< $@
 
-test: install browser $(MO)
+test: install browser gettext $(MO)
 	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
 # Finds Chromium and a font with Chinese glyphs, or installs them where that is allowed.
@@ -79,6 +79,16 @@ browser:
 	else \
 	    echo "The browser tests need Chromium and a Chinese font:"; \
 	    echo "    sudo apt-get install chromium fonts-noto-cjk"; \
+	    exit 1; \
+	fi
+
+# Finds the programs that collect texts, or installs them where that is allowed.
+gettext:
+	@if command -v xgettext >/dev/null && command -v msguniq >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends gettext; \
+	else \
+	    echo "Collecting the texts needs gettext:  sudo apt-get install gettext"; \
 	    exit 1; \
 	fi
 
@@ -122,7 +132,7 @@ demo: install
 
 # Source strings are English; the two Chinese files are written by hand in locale/. Collecting
 # needs gettext's own programs, compiling does not.
-messages: install
+messages: install gettext
 	@mkdir -p locale
 	$(BIN)/python manage.py makemessages --ignore "$(VENV)"
 	@$(MAKE) --no-print-directory compiled

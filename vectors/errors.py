@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.utils.translation import gettext
 
-from vectors.tensorfile.errors import Problem, _
+from vectors.tensorfile.errors import Marked, Problem, _
 
 __all__ = ["Refusal", "_", "explain"]
 
@@ -17,6 +15,9 @@ class Refusal(Problem):
 
 def explain(problem: Problem) -> str:
     """The problem's sentence in the reader's language."""
-    template: str = gettext(problem.template)
-    params: dict[str, Any] = problem.params
-    return template % params if params else template
+    said = " ".join(gettext(sentence) for sentence in problem.template.split("\n"))
+    params = {
+        name: gettext(value) if isinstance(value, Marked) else value
+        for name, value in problem.params.items()
+    }
+    return said % params if params else said

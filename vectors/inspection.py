@@ -243,7 +243,7 @@ def _with_suggestion(
             tuple(other.manifest[goal][1]) == shapes[name] for name, goal in mapping.items()
         ):
             return Refusal(
-                refusal.template + " " + _("It fits %(other)s: choose that foundation."),
+                refusal.template + "\n" + _("It fits %(other)s: choose that foundation."),
                 **refusal.params,
                 other=other.repo_id,
             )

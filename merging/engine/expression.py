@@ -25,6 +25,7 @@ from .rules import Rule, read_rule
 MAX_LENGTH = 4000
 DEFAULT_METHOD = "task_arithmetic"
 WORDS = ("on", "base", "seed", "out_dtype", "rule")  # parameters of the recipe itself
+HERE = _("Here: %(marked)s")
 _MAX_DEPTH = 20
 _NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 LONE_NUMBER = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?=\s*(?:[*×()+]|$|\s))")
@@ -215,7 +216,7 @@ class _Parser(Cursor):
         try:
             return read_rule(text)
         except RecipeError as error:
-            self.fail(_("%(problem)s Here: %(marked)s"), start, problem=str(error))
+            self.fail(f"{error.template}\n{HERE}", start, **error.params)
 
     def dtype(self) -> str:
         self.skip()
@@ -290,7 +291,7 @@ class _Parser(Cursor):
         try:
             declared.read(raw)
         except RecipeError as error:
-            self.fail(_("%(problem)s Here: %(marked)s"), at, problem=str(error))
+            self.fail(f"{error.template}\n{HERE}", at, **error.params)
         return raw
 
     def finish(self, outside: list[Summand]) -> Expression:

@@ -152,4 +152,5 @@ def checked(place: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except RecipeError as error:
-        raise RecipeError(_("`%(place)s`: %(problem)s"), place=place, problem=str(error)) from error
+        params = {**error.params, "place": place}
+        raise RecipeError(f"`%(place)s`:\n{error.template}", **params) from error

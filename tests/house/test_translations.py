@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +17,9 @@ from django.utils.translation import ngettext
 
 from merging.engine.methods import METHODS
 from tests.merging.test_loadout import shop
+from vectors.errors import explain
 from vectors.models import Foundation
+from vectors.tensorfile.errors import Problem, _
 
 __all__ = ["shop"]
 
@@ -65,7 +66,6 @@ def spaces(text: str) -> tuple[str, str]:
     return text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
 
 
-@pytest.mark.skipif(shutil.which("xgettext") is None, reason="gettext is not installed")
 def test_every_text_of_the_site_is_in_both_files() -> None:
     call_command("makemessages", check=True, verbosity=0)
 
@@ -153,6 +153,21 @@ def test_a_refusal_of_the_engine_is_read_in_ones_own_language(language: str, sen
     client = Client(headers={"accept-language": language})
     answer = client.post("/loadout", {"do": "read", "formula": "olive/law + +"}, follow=True)
     assert sentence in answer.content.decode()
+
+
+def test_each_sentence_of_a_refusal_is_translated_and_what_is_marked_in_it_but_no_name() -> None:
+    template = _("There is no chat template in %(label)s. Keep the target's.")
+    fits = _("It fits %(other)s: choose that foundation.")
+    problem = Problem(f"{template}\n{fits}", label=_("the target"), other="the target")
+    with translation.override("zh-hant"):
+        said = explain(problem)
+    assert said == (
+        "目標模型 裡沒有對話樣板。請保留目標模型的。 它和 the target 相容：請選那個基礎模型。"
+    )
+    assert str(problem) == (
+        "There is no chat template in the target. Keep the target's. "
+        "It fits the target: choose that foundation."
+    )
 
 
 @pytest.mark.parametrize("language", LOCALES)

@@ -180,7 +180,7 @@ class Method:
                     _("`%(name)s` is missing: the method %(method)s needs it. %(help)s"),
                     name=parameter.name,
                     method=self.name,
-                    help=parameter.help,
+                    help=_(parameter.help),
                 )
 
     def check_terms(self, weights: Sequence[Fraction], values: Mapping[str, Any]) -> None:

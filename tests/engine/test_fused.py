@@ -261,10 +261,15 @@ def test_ranks_from_files(
         sources = [source for source, _weight, _own in terms]
         return equip(recipe, target=opened, foundation=opened, terms=sources)
 
-    by_itself = written(equipped(), folder / "out")
+    def scales(equipment: Equipment) -> list[float]:
+        return equipment.combination._arguments["layers.0.weight"].state.trim.scales.tolist()
+
+    from_files, by_blocks = equipped(), equipped()
+    result = written(from_files, folder / "out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Whole, "stored", lambda whole: None)
-        assert plainly(equipped()) == by_itself
+        assert plainly(by_blocks) == result
+    assert scales(from_files) == scales(by_blocks)
 
 
 @pytest.mark.parametrize("name", ["ties", "dare_ties", "della"])

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import close_old_connections
 from django.http import StreamingHttpResponse
 from django.utils.translation import get_language, gettext, override
@@ -47,6 +47,7 @@ async def events(look: Look, language: str) -> AsyncIterator[str]:
     began = spoke = time.monotonic()
     pace, last = Pace(), ""
     yield "retry: 2000\n\n"
+    await _let_go()
     while time.monotonic() - began < LONGEST:
         seen = await read(look, language)
         if seen["ended"]:
@@ -63,6 +64,20 @@ async def events(look: Look, language: str) -> AsyncIterator[str]:
             yield ": still here\n\n"
             spoke = now
         await asyncio.sleep(LOOK)
+
+
+async def _let_go() -> None:
+    """Give back the thread, and the connection to the database, that came with the request.
+
+    Django makes a thread for the synchronous work of a request and keeps it until the answer is
+    sent; here that is minutes. Work at the end of the request gets another one.
+    """
+    await sync_to_async(close_old_connections)()
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    if context is not None:
+        thread = SyncToAsync.context_to_thread_executor.pop(context, None)
+        if thread is not None:
+            thread.shutdown(wait=False)
 
 
 def event(name: str, data: dict[str, Any]) -> str:

@@ -176,6 +176,46 @@ def test_it_works_without_a_script(
         expect(table).to_contain_text("of its own gain")
 
 
+RUNNING = """
+from datetime import timedelta
+from django.utils import timezone
+from merging.models import AbilityCheck, EquippedModel
+row = EquippedModel.objects.get(slug={slug!r})
+AbilityCheck.objects.create(
+    equipped=row, state="running", stage="asking", done_bytes=30, total_bytes=120,
+    owner_token="held", lease_until=timezone.now() + timedelta(minutes=10),
+)
+"""
+CHANGED = """
+from merging.models import AbilityCheck
+AbilityCheck.objects.filter(equipped__slug={slug!r}).update({change})
+"""
+
+
+@pytest.mark.parametrize("events", [True, False], ids=["events", "polled"])
+def test_a_job_is_followed_as_it_goes(shop: Site, page: Page, events: bool) -> None:
+    """By events, and by asking again and again where they do not arrive."""
+    if not events:
+        page.route("**/events", lambda route: route.fulfill(status=204))
+    visitor = sign_in(page, shop, "nora")
+    recipe = visitor.equip((DIGITS, "0.45" if events else "0.35"))
+    slug = recipe.rpartition("/")[2]
+    shop.shell(RUNNING.format(slug=slug))
+    page.goto(shop.address + recipe)
+    place = page.locator("#progress-check")
+    expect(place).to_contain_text("30 of 120 answers")
+    page.get_by_label("Of", exact=True).focus()
+    shop.shell(CHANGED.format(slug=slug, change="done_bytes=60"))
+    expect(place).to_contain_text("60 of 120 answers")
+    expect(page.locator("#live")).to_have_text("Asking the models, 50 %")
+    expect(page.get_by_label("Of", exact=True)).to_be_focused()  # nothing else has moved
+    shop.shell(
+        CHANGED.format(slug=slug, change="state='failed', error='The check broke. Try again.'")
+    )
+    expect(page.get_by_text("The check did not end well")).to_be_visible()
+    expect(page.get_by_role("button", name="Check again")).to_be_visible()
+
+
 def pages(checked: str) -> list[str]:
     return [
         "/", "/vectors", "/vectors?q=digits", f"/{DIGITS}", "/loadout",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 from asgiref.sync import sync_to_async
+from asgiref.testing import ApplicationCommunicator
 from django.contrib.auth.models import User
+from django.core.handlers.asgi import ASGIHandler
 from django.http import QueryDict
 from django.test import AsyncClient, Client
 from django.urls import reverse
@@ -226,6 +229,40 @@ def test_events_tell_how_a_job_goes_until_it_ends(row: EquippedModel, buyer: Use
     name, last = found[-1]
     assert (name, last["ended"], last["said"]) == ("ended", True, "It was stopped.")
     assert len(found) == 3, "nothing is said twice"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_listens_holds_no_thread(row: EquippedModel) -> None:
+    AbilityCheck.objects.create(equipped=row, state=JobState.RUNNING)
+    listeners = 24
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "path": f"/equipped/{row.slug}/checks/check/events",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
+
+    async def listen() -> int:
+        site = ASGIHandler()
+        before = threading.active_count()
+        talks = [ApplicationCommunicator(site, scope) for _ in range(listeners)]
+        for talk in talks:
+            await talk.send_input({"type": "http.request"})
+        for talk in talks:
+            assert (await talk.receive_output(30))["status"] == 200
+            await talk.receive_output(30)  # how soon to connect again
+            assert b"event: progress" in (await talk.receive_output(30))["body"]
+        held = threading.active_count() - before
+        await sync_to_async(AbilityCheck.objects.update)(state=JobState.DONE)
+        for talk in talks:
+            assert b"event: ended" in (await talk.receive_output(30))["body"]
+            await talk.wait(30)
+        return held
+
+    held = asyncio.run(listen())
+    assert held < listeners / 2, "a few threads are shared, whatever the number of listeners"
 
 
 def test_the_pace_says_nothing_before_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:

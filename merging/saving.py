@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+from django.utils.translation import gettext
+
 from merging.engine.errors import RecipeError, _
 from merging.models import SavedLoadout
 
@@ -14,7 +16,7 @@ UNNAMED = _("Loadout")
 
 def save_loadout(*, user: Any, name: str, query: str) -> SavedLoadout:
     """Keep a loadout. The same state under the same name is kept once. Raises RecipeError."""
-    name = name or UNNAMED
+    name = name or gettext(UNNAMED)
     kept = SavedLoadout.objects.filter(owner=user)
     found = kept.filter(name=name, query=query).first()
     if found is not None:

@@ -60,10 +60,11 @@ def usable_recipe(request: HttpRequest, slug: str) -> EquippedModel:
         raise Http404
     missing = missing_grants(row, request.user)
     if missing:
-        raise PermissionDenied(
-            _("This model takes access to all of its vectors; ask for it on their pages: %(ids)s.")
-            % {"ids": ", ".join(sorted({str(version.vector) for version in missing}))}
+        refusal = Problem(
+            _("This model takes access to all of its vectors; ask for it on their pages: %(ids)s."),
+            ids=", ".join(sorted({str(version.vector) for version in missing})),
         )
+        raise PermissionDenied(explain(refusal))
     return row
 
 

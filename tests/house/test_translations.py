@@ -16,9 +16,10 @@ from django.utils import translation
 from django.utils.translation import ngettext
 
 from merging.engine.methods import METHODS
-from tests.merging.test_loadout import shop
+from merging.models import EquippedModel
+from tests.merging.test_loadout import press, shop
 from vectors.errors import explain
-from vectors.models import Foundation
+from vectors.models import Access, Foundation, Vector
 from vectors.tensorfile.errors import Problem, _
 
 __all__ = ["shop"]
@@ -153,6 +154,16 @@ def test_a_refusal_of_the_engine_is_read_in_ones_own_language(language: str, sen
     client = Client(headers={"accept-language": language})
     answer = client.post("/loadout", {"do": "read", "formula": "olive/law + +"}, follow=True)
     assert sentence in answer.content.decode()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_may_not_use_a_recipe_reads_why_in_ones_own_language(shop: Foundation) -> None:
+    client = Client(headers={"accept-language": "zh-hant"})
+    press(client, "equip", "on=lab/tiny&v=olive/law&c=1")
+    Vector.objects.update(access=Access.MANUAL)
+    answer = client.get(EquippedModel.objects.get().get_absolute_url())
+    assert answer.status_code == 403
+    assert "使用這個模型需要其中所有向量的存取權" in answer.content.decode()
 
 
 def test_each_sentence_of_a_refusal_is_translated_and_what_is_marked_in_it_but_no_name() -> None:

@@ -147,7 +147,11 @@ def table_of(job: AbilityCheck, row: EquippedModel, user: Any) -> dict[str, Any]
         "counts": counts_of(rows),
         "pairs": pairs_of(result["shape"], shown, columns),
         "together": bool(result.get("together")),
-        "problems": problems_of(result, columns, {each["name"] for each in rows}),
+        "problems": problems_of(
+            result,
+            {column["key"]: column["label"] for column in columns},
+            {each["name"] for each in rows},
+        ),
     }
 
 
@@ -286,10 +290,10 @@ def _pair(each: dict[str, Any], place: int, label: str) -> dict[str, Any]:
 
 
 def problems_of(
-    result: dict[str, Any], columns: Sequence[dict[str, str]], names: set[str]
+    result: dict[str, Any], labels: dict[str, str], names: set[str]
 ) -> list[dict[str, str]]:
-    """What could not be measured, with the reason; of what the reader may know of."""
-    labels = {column["key"]: column["label"] for column in columns}
+    """What could not be measured, with the reason, of the abilities ``names``; ``labels`` of the
+    models by key."""
     return [
         {
             "model": labels.get(each["model"], ""),

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
-from merging.check_context import may_stop, problem_of, progress_of, score_of
+from merging.check_context import may_stop, problem_of, problems_of, progress_of, score_of
 from merging.checks.models import CoefficientSweep
 from merging.engine.methods import get_method
 from merging.models import EquippedModel
@@ -89,7 +89,11 @@ def curves_of(job: CoefficientSweep, row: EquippedModel) -> dict[str, Any]:
         "names": [curve["name"] for curve in result["curves"]],
         "steps": steps,
         "best": _best(best, labels, loadout_url(row, settings[at]) if at is not None else ""),
-        "problems": result["problems"],
+        "problems": problems_of(
+            result,
+            {f"setting-{n}": label for n, label in enumerate(labels)},
+            {curve["name"] for curve in result["curves"]},
+        ),
     }
 
 

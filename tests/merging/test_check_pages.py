@@ -352,6 +352,24 @@ def test_the_table_has_every_number_with_its_n_and_its_interval(
     ]  # fmt: skip
 
 
+def test_what_could_not_be_measured_is_said_with_its_reason(
+    client: Client, row: EquippedModel
+) -> None:
+    job = measured(row, GOOD)
+    job.result["problems"] = [
+        {
+            "model": "equipped",
+            "ability": "law",
+            "template": "`%(file)s` is missing.",
+            "params": {"file": "tokenizer.json"},
+        }
+    ]
+    job.save()
+    html = page(client, row)
+    assert "1 measurement is missing" in html
+    assert "<b>law</b>, equipped: <code>tokenizer.json</code> is missing." in html
+
+
 def test_an_analogy_shows_what_it_starts_from_beside_the_result(
     equip: Equip, vectors: dict[str, Vector], owner: User
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import opencc
@@ -47,6 +48,13 @@ HELD = re.compile(
     """,
     re.VERBOSE,
 )
+
+
+@pytest.fixture(autouse=True)
+def _the_language_ends_with_the_test() -> Iterator[None]:
+    """A request leaves its language behind in the thread."""
+    with translation.override(settings.LANGUAGE_CODE):
+        yield
 
 
 def entries(locale: str) -> polib.POFile:

@@ -18,7 +18,7 @@ from merging.engine.joined import is_sum_of_loras, joined_lora
 from merging.engine.layout import VirtualFile
 from merging.engine.local_files import LEFT_OUT
 from merging.engine.recipe import Recipe
-from merging.engine.run import PIECE_BYTES, identity, stream
+from merging.engine.run import PIECE_BYTES, identity, stream_ahead
 from merging.hashes import hashed, known_hash
 from merging.models import EquippedModel
 from merging.opening import opened_equipped
@@ -58,7 +58,7 @@ class OutputFile:
         """Bytes ``[start, stop)`` in pieces. Virtual files need their checkpoints open."""
         stop = self.size if stop is None else stop
         if self.virtual is not None:
-            pieces = stream(self.virtual, start, stop)
+            pieces = stream_ahead(self.virtual, start, stop)
             if (start, stop) == (0, self.size) and not self.sha256:
                 pieces = hashed(pieces, self.etag, self.size)
             yield from pieces

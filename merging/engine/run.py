@@ -6,10 +6,12 @@ import hashlib
 import os
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .vocabulary import Vocabulary
 
 PIECE_BYTES = 2**20
+AHEAD = 2  # pieces of a download that are computed before somebody asks for them
 TASK_BYTES = 8 * 2**20
 
 
@@ -137,6 +140,43 @@ def stream(file: VirtualFile, start: int = 0, stop: int | None = None) -> Iterat
         yield bytes(held[:filled])
 
 
+def stream_ahead(file: VirtualFile, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """``stream``, computed by several threads a few pieces ahead of who takes them.
+
+    Files whose tensors are best computed by one thread, and short ranges, are streamed as they are.
+    Whoever stops early leaves nothing running: what the file reads may be closed at once.
+    """
+    stop = file.size if stop is None else stop
+    alone = file.combination.by_tensor or not hasattr(os, "memfd_create")
+    if alone or stop - start <= AHEAD * PIECE_BYTES:
+        yield from stream(file, start, stop)
+        return
+    upcoming: deque[Future[bytes]] = deque()
+    try:
+        for at in range(start, stop, PIECE_BYTES):
+            upcoming.append(_threads().submit(_piece, file, at, min(at + PIECE_BYTES, stop)))
+            if len(upcoming) > AHEAD:
+                yield upcoming.popleft().result()
+        while upcoming:
+            yield upcoming.popleft().result()
+    finally:
+        wait([each for each in upcoming if not each.cancel()])
+
+
+def _piece(file: VirtualFile, start: int, stop: int) -> bytes:
+    """Bytes ``[start, stop)``, by the loops that write to a file: a file in memory, here."""
+    descriptor = _local.__dict__.get("descriptor")
+    if descriptor is None:
+        descriptor = _local.descriptor = os.memfd_create("piece")
+    _write_range(file, descriptor, start, stop, shift=start)
+    return os.pread(descriptor, stop - start, 0)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="merge")
+
+
 def write_model(
     equipment: Equipment,
     folder: Path,
@@ -242,12 +282,13 @@ def _cuts(file: VirtualFile) -> Iterator[tuple[int, int]]:
             yield lo, min(lo + TASK_BYTES, file.size)
 
 
-def _write_range(file: VirtualFile, descriptor: int, start: int, stop: int) -> int:
+def _write_range(file: VirtualFile, descriptor: int, start: int, stop: int, shift: int = 0) -> int:
+    """Write the bytes ``[start, stop)`` of ``file``, each ``shift`` before where it is there."""
     work = _local.__dict__.setdefault("work", Workspace())
     header = memoryview(file.header)[start:stop]
-    _write_at(descriptor, start, [header])
+    _write_at(descriptor, start - shift, [header])
     for tensor, lo, hi, at in file.parts(start, stop):
-        merge = file.combination
+        merge, at = file.combination, at - shift
         if not (
             isinstance(merge, Combination) and merge.write(tensor, lo, hi, (descriptor, at), work)
         ):

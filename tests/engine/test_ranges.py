@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from merging.engine import compute, layout, run
 from merging.engine.block import Workspace
-from merging.engine.run import Equipment, stream, write_model
+from merging.engine.run import Equipment, stream, stream_ahead, write_model
 from tests.engine.models import State, lora, put_on, shards, tuned, vector
 from vectors.tensorfile.checkpoint import Checkpoint
 from vectors.tensorfile.header import read_header
@@ -101,6 +102,55 @@ def test_the_files_are_the_targets_files(equipment: Equipment, whole: dict[str, 
         assert {entry.name for entry in shard.header.tensors} == set(part)
         assert shard.header.metadata == {"format": "pt", "made": "here"}
         assert shard.header.data_start % 4096 == 0
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data(), piece=st.sampled_from([1, 7, 50, 333]), ahead=st.integers(0, 4))
+def test_several_threads_ahead_give_the_same_bytes(
+    equipment: Equipment,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    data: st.DataObject,
+    piece: int,
+    ahead: int,
+) -> None:
+    path = data.draw(st.sampled_from(sorted(whole)))
+    raw, file = whole[path], equipment.model.files[path]
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, len(raw))] * 2)))
+    start = max(start, stop - 40 * piece)  # a few dozen pieces are enough
+    monkeypatch.setattr(run, "PIECE_BYTES", piece)
+    monkeypatch.setattr(run, "AHEAD", ahead)
+    pieces = list(stream_ahead(file, start, stop))
+    assert b"".join(pieces) == raw[start:stop]
+    assert all(len(each) == piece for each in pieces[:-1])
+
+
+def test_who_stops_early_leaves_nothing_running(
+    equipment: Equipment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the file reads is closed right after it."""
+    monkeypatch.setattr(run, "PIECE_BYTES", 64)
+    running, began = [], threading.Event()
+    compute_piece = run._piece
+
+    def noted(*arguments: object) -> bytes:
+        running.append(arguments)
+        began.set()
+        try:
+            return compute_piece(*arguments)  # type: ignore[arg-type]
+        finally:
+            running.remove(arguments)
+
+    monkeypatch.setattr(run, "_piece", noted)
+    file = next(iter(equipment.model.files.values()))
+    for _ in range(20):
+        pieces = stream_ahead(file)
+        next(pieces)
+        pieces.close()
+        assert running == []
+    assert began.is_set()
 
 
 @settings(

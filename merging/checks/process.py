@@ -122,11 +122,8 @@ class Runner:
     def _next(self) -> dict[str, Any]:
         while True:
             self._tick()
-            if time.monotonic() > self._deadline:
-                raise Refusal(
-                    _("The check took longer than %(minutes)d minutes and was stopped."),
-                    minutes=settings.ARMORY_CHECK_MINUTES,
-                )
+            if self._late():
+                raise self._too_long()
             try:
                 line = self._lines.get(timeout=LOOK)
             except queue.Empty:
@@ -136,7 +133,18 @@ class Runner:
             answer: dict[str, Any] = json.loads(line)
             return answer
 
-    def _died(self) -> RunnerDied:
+    def _late(self) -> bool:
+        return time.monotonic() > self._deadline
+
+    def _too_long(self) -> Refusal:
+        return Refusal(
+            _("The check took longer than %(minutes)d minutes and was stopped."),
+            minutes=settings.ARMORY_CHECK_MINUTES,
+        )
+
+    def _died(self) -> RunnerDied | Refusal:
+        if self._late():  # its own limit of processor time may have ended it first
+            return self._too_long()
         try:
             code = self._process.wait(timeout=LOOK)
         except subprocess.TimeoutExpired:

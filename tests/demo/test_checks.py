@@ -30,7 +30,8 @@ from tests.merging.checks.conftest import DEMO, FOLDERS, MINILM, first, shelve, 
 from vectors.importing import add_vector
 from vectors.leases import JobState
 
-pytestmark = [pytest.mark.slow, pytest.mark.django_db]
+# Committed for real: a lease is renewed by a thread with a connection of its own.
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 NAMES = (
     "spam-filter", "wordnet-topics", "language-id", "movie-mood", "topic-x-en", "topic-x-fr",

@@ -23,7 +23,8 @@ from vectors.models import Foundation, Version
 
 from .conftest import CONVNEXT, DEMO, FOLDERS, version
 
-pytestmark = pytest.mark.slow
+# Committed for real: a lease is renewed by a thread with a connection of its own.
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 Equip = Callable[..., EquippedModel]
 DIGITS, CLOTHES, DARK = "handwritten-digits", "upside-down-clothes", "dark-on-light-digits"

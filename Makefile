@@ -95,7 +95,7 @@ gettext:
 test-services: install $(MO)
 	@$(BIN)/python -m tests.services $(POSTGRES) $(REDIS) $(RABBITMQ)
 	ARMORY_DATABASE=$(POSTGRES) ARMORY_BROKER=$(REDIS) \
-	    $(BIN)/python -m pytest -n $(JOBS) -m "database and not services and not browser" $(TESTS)
+	    $(BIN)/python -m pytest -n $(JOBS) -m "database and not services and not browser and not clients" $(TESTS)
 	ARMORY_DATABASE=$(POSTGRES) ARMORY_BROKER=$(REDIS) ARMORY_CACHE=$(REDIS_CACHE) \
 	    $(BIN)/python -m pytest -m services $(TESTS)
 	ARMORY_DATABASE=$(POSTGRES) ARMORY_BROKER=$(RABBITMQ) \

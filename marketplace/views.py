@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -9,6 +10,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
+from merging.formula import target_part, term_part
 from merging.models import EquippedModel
 from merging.views import formula_parts
 from vectors.access import may_see
@@ -45,27 +47,11 @@ def example_parts(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     first = next((group for group in groups if group["vectors"]), None)
     if first is None:
         return []
-    parts = [
-        {
-            "kind": "target",
-            "label": first["foundation"].label,
-            "url": first["foundation"].get_absolute_url(),
-        }
+    coefficients = map(Decimal, ("1", "0.7", "-0.5"))
+    return [
+        target_part(first["foundation"]),
+        *(term_part(c, vector) for vector, c in zip(first["vectors"], coefficients, strict=False)),
     ]
-    for vector, (sign, coefficient) in zip(
-        first["vectors"], (("+", "1"), ("+", "0.7"), ("−", "0.5")), strict=False
-    ):
-        parts.append(
-            {
-                "kind": "term",
-                "sign": sign,
-                "coefficient": coefficient,
-                "label": vector.label,
-                "url": vector.get_absolute_url(),
-                "vector": vector,
-            }
-        )
-    return parts
 
 
 @require_safe

@@ -11,6 +11,7 @@ from django.utils.translation import gettext
 from merging.engine.advice import Advice, Note, advise, notes
 from merging.engine.errors import RecipeError, _
 from merging.engine.forecast import Base, Forecast, Item, Pair, forecast
+from merging.naming import check_fits
 from vectors.access import may_see
 from vectors.models import Foundation, Sketch, Version
 from vectors.sketches import read_sketches
@@ -43,16 +44,7 @@ def forecast_recipe(
 def _check(version: Version, foundation: Foundation, user: Any) -> None:
     if version.vector is None or not may_see(user, version):
         raise RecipeError(_("There is no such vector here."))
-    if version.foundation_id != foundation.pk:
-        raise RecipeError(
-            _(
-                "%(vector)s is a vector of %(its)s and does not fit %(foundation)s: task "
-                "vectors only fit the foundation they were trained from."
-            ),
-            vector=str(version.vector),
-            its=str(version.foundation),
-            foundation=foundation.repo_id,
-        )
+    check_fits(version, foundation)
 
 
 def _items(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -19,24 +19,35 @@ from vectors.tensorfile.errors import Problem
 STEPS = (0.05, 0.15, 0.3, 0.5)
 RANK = ("contradiction", "duplicate", "related", "independent")
 
+Found = Mapping[str, Version | Problem]
 Terms = Sequence[tuple[Version, Decimal]]
 
 
-def versions_of(state: Loadout, foundation: Foundation | None, user: Any) -> Terms:
-    """The versions that the loadout adds, with their coefficients; what means nothing or does not
-    fit is left out, because its slot says so."""
-    found: list[tuple[Version, Decimal]] = []
-    for name, coefficient in _named(state):
-        try:
-            version = find_version(name, user)
-        except Problem:
-            continue
-        if foundation is None or version.foundation_id == foundation.pk:
-            found.append((version, coefficient))
+def find_all(state: Loadout, user: Any) -> Found:
+    """Each name of the loadout with the version it means, or the problem that says why none."""
+    found: dict[str, Version | Problem] = {}
+    for name in [*(slot.name for slot in state.slots), *(name for name, _c in named(state))]:
+        if name not in found:
+            try:
+                found[name] = find_version(name, user)
+            except Problem as problem:
+                found[name] = problem
     return found
 
 
-def _named(state: Loadout) -> list[tuple[str, Decimal]]:
+def versions_of(state: Loadout, foundation: Foundation | None, found: Found) -> Terms:
+    """The versions that the loadout adds, with their coefficients; what means nothing or does not
+    fit is left out, because its slot says so."""
+    return [
+        (version, coefficient)
+        for name, coefficient in named(state)
+        if isinstance(version := found[name], Version)
+        and (foundation is None or version.foundation_id == foundation.pk)
+    ]
+
+
+def named(state: Loadout) -> list[tuple[str, Decimal]]:
+    """What the loadout adds, by name, typed or in slots."""
     if not state.typed:
         return state.terms()
     try:

@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils.translation import gettext_noop
 from django.views.decorators.http import require_safe
 
+from merging.formula import target_part, term_part
 from merging.loadout import Analogy, Loadout, Slot, number
 from merging.neuron import EXAMPLES, merge_neuron
 from vectors.models import Vector
@@ -67,19 +68,8 @@ def _operation(key: str, state: Loadout) -> dict[str, Any] | None:
     }
     if any(name not in vectors for name, _coefficient in named):
         return None
-    target = vectors[named[0][0]].foundation
-    parts: list[dict[str, Any]] = [
-        {"kind": "target", "label": target.label, "url": target.get_absolute_url()}
+    parts = [
+        target_part(vectors[named[0][0]].foundation),
+        *(term_part(coefficient, vectors[name]) for name, coefficient in named),
     ]
-    for name, coefficient in named:
-        parts.append(
-            {
-                "kind": "term",
-                "sign": "−" if coefficient < 0 else "+",
-                "coefficient": Slot(name, abs(coefficient)).text,
-                "label": vectors[name].label,
-                "url": vectors[name].get_absolute_url(),
-                "vector": vectors[name],
-            }
-        )
     return {"key": key, "parts": parts, "url": f"{reverse('loadout')}?{state.query()}"}

@@ -7,7 +7,7 @@ expression; equipping and forecasting start from that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -290,9 +290,3 @@ def _value(declared: Parameter, text: str) -> Any:
             raise ValueError(text)
         return text == "true"
     return float(text)
-
-
-def clashes(names: Sequence[str], fitting: Iterable[str]) -> list[str]:
-    """Those of the names that are not among the ``fitting``."""
-    known = set(fitting)
-    return [name for name in names if name.partition("@")[0] not in known]

@@ -10,7 +10,8 @@ from typing import Any
 from django.http import HttpRequest
 
 from merging.engine.methods import METHODS, get_method
-from merging.foreseeing import forecast_context, mix_of, versions_of
+from merging.foreseeing import Found, find_all, forecast_context, mix_of, versions_of
+from merging.formula import target_part, term_part
 from merging.loadout import HIGH, LOW, Loadout, Slot, fields_of, number
 from merging.naming import find_target, find_version, is_foundation
 from vectors.errors import _, explain
@@ -19,7 +20,6 @@ from vectors.tensorfile.errors import Problem
 
 INVENTORY = 60
 UNFIT = 12
-SIMPLE = ("task_arithmetic", "ties", "dare_ties", "tsv", "breadcrumbs", "della", "linear")
 
 
 @dataclass(frozen=True)
@@ -56,38 +56,23 @@ def with_target(state: Loadout, user: Any) -> Loadout:
     return state
 
 
-def context_of(request: HttpRequest, state: Loadout) -> dict[str, Any]:
-    """Everything the templates of the loadout need."""
-    user = request.user
+def result_of(state: Loadout, user: Any) -> dict[str, Any]:
+    """What changes with every slider: formula, forecast, licence, and whether all of it stands."""
     foundation, target, problem = _target(state, user)
-    slots = [_shown(i, slot, foundation, user) for i, slot in enumerate(state.slots)]
-    terms = versions_of(state, foundation, user)
+    found = find_all(state, user)
+    slots = [_shown(i, slot, foundation, found) for i, slot in enumerate(state.slots)]
+    terms = versions_of(state, foundation, found)
     mix = mix_of(foundation, target, terms)
     forecast = forecast_context(foundation, target, terms, user)
-    method = get_method(state.method)
     formula = state.formula()
     return {
         "state": state,
         "query": state.query(),
         "formula": formula,
         "foundation": foundation,
-        "target": target,
         "target_problem": problem,
-        "foundations": Foundation.objects.with_counts().defer("manifest", "card", "card_html"),
-        "targets": _targets(foundation, user),
         "slots": slots,
-        "parts": _parts(state, foundation, target, user),
-        "method": method,
-        "methods": [METHODS[name] for name in METHODS],
-        "simple_methods": [METHODS[name] for name in SIMPLE],
-        "fields": fields_of(method, state.parameters),
-        "low": LOW,
-        "high": HIGH,
-        "analogy_fields": [
-            ("ac", "C", state.analogy.c),
-            ("ab", "B", state.analogy.b),
-            ("aa", "A", state.analogy.a),
-        ],
+        "parts": _parts(state, foundation, target, found),
         "ready": bool(formula)
         and not problem
         and not any(each.problem for each in slots)
@@ -96,7 +81,28 @@ def context_of(request: HttpRequest, state: Loadout) -> dict[str, Any]:
         "mix_reasons": [explain(reason) for reason in mix.reasons] if mix else [],
         **forecast,
         "advised": _advised(forecast.get("forecast"), terms),
-        **_inventory(request, state, foundation),
+    }
+
+
+def context_of(request: HttpRequest, state: Loadout) -> dict[str, Any]:
+    """Everything the templates of the loadout need."""
+    result = result_of(state, request.user)
+    method = get_method(state.method)
+    return {
+        **result,
+        "foundations": Foundation.objects.with_counts().defer("manifest", "card", "card_html"),
+        "targets": _targets(result["foundation"], request.user),
+        "method": method,
+        "methods": [METHODS[name] for name in METHODS],
+        "fields": fields_of(method, state.parameters),
+        "low": LOW,
+        "high": HIGH,
+        "analogy_fields": [
+            ("ac", "C", state.analogy.c),
+            ("ab", "B", state.analogy.b),
+            ("aa", "A", state.analogy.a),
+        ],
+        **_inventory(request, state, result["foundation"]),
     }
 
 
@@ -126,11 +132,10 @@ def _target(state: Loadout, user: Any) -> tuple[Foundation | None, Version | Non
         return None, None, explain(problem)
 
 
-def _shown(index: int, slot: Slot, foundation: Foundation | None, user: Any) -> ShownSlot:
-    try:
-        version = find_version(slot.name, user)
-    except Problem as problem:
-        return ShownSlot(index, slot, None, explain(problem))
+def _shown(index: int, slot: Slot, foundation: Foundation | None, found: Found) -> ShownSlot:
+    version = found[slot.name]
+    if isinstance(version, Problem):
+        return ShownSlot(index, slot, None, explain(version))
     if foundation is not None and version.foundation_id != foundation.pk:
         return ShownSlot(index, slot, version, unfit(version.foundation, foundation))
     return ShownSlot(index, slot, version)
@@ -178,37 +183,24 @@ def _inventory(
 
 
 def _parts(
-    state: Loadout, foundation: Foundation | None, target: Version | None, user: Any
+    state: Loadout, foundation: Foundation | None, target: Version | None, found: Found
 ) -> list[dict[str, Any]]:
     """The formula as chips."""
     owner: Foundation | Vector | None = target.vector if target and target.vector else foundation
-    parts: list[dict[str, Any]] = []
-    if owner is not None:
-        parts.append({"kind": "target", "label": owner.label, "url": owner.get_absolute_url()})
-    for name, coefficient in state.terms():
-        try:
-            version = find_version(name, user)
-        except Problem:
-            continue
-        vector = version.vector
-        parts.append(
-            {
-                "kind": "term",
-                "sign": "−" if coefficient < 0 else "+",
-                "coefficient": Slot(name, abs(coefficient)).text,
-                "label": vector.label if vector else name,
-                "url": vector.get_absolute_url() if vector else "",
-                "vector": vector,
-                "version": version,
-            }
-        )
-    return parts
+    return [
+        *([target_part(owner)] if owner is not None else []),
+        *(
+            term_part(coefficient, version.vector, name=name, version=version)
+            for name, coefficient in state.terms()
+            if isinstance(version := found[name], Version)
+        ),
+    ]
 
 
 def advised(state: Loadout, user: Any) -> Loadout:
     """``state`` with the method and the coefficients that its forecast suggests to begin with."""
     foundation, target, _problem = _target(state, user)
-    terms = versions_of(state, foundation, user)
+    terms = versions_of(state, foundation, find_all(state, user))
     found = forecast_context(foundation, target, terms, user)["forecast"]
     shown = [slot for slot in state.slots if slot.on and slot.coefficient]
     if not found or not found["advice"] or state.typed or len(shown) != len(terms):

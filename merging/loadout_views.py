@@ -13,7 +13,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from merging.engine.errors import RecipeError, _
 from merging.loadout import Loadout, read_formula
-from merging.loadout_context import advised, context_of, with_target
+from merging.loadout_context import advised, context_of, result_of, with_target
 from merging.models import SavedLoadout
 from merging.saving import save_loadout
 from merging.services import count_equip, equip_expression
@@ -34,7 +34,7 @@ def loadout(request: HttpRequest) -> HttpResponse:
 def loadout_forecast(request: HttpRequest) -> HttpResponse:
     """Formula and forecast of the query's loadout: what a script puts in place of the old ones."""
     state = with_target(Loadout.from_query(request.GET), request.user)
-    return render(request, "merging/_loadout_result.html", context_of(request, state))
+    return render(request, "merging/_loadout_result.html", result_of(state, request.user))
 
 
 @require_safe

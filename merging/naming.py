@@ -74,6 +74,20 @@ def _with_digest(digest: str) -> list[Version]:
     return list(rows.select_related("vector", "foundation").order_by("pk")[:20])
 
 
+def check_fits(version: Version, foundation: Foundation) -> None:
+    """Raise RecipeError unless the version is a vector of ``foundation``."""
+    if version.foundation_id != foundation.pk:
+        raise RecipeError(
+            _(
+                "%(vector)s is a vector of %(its)s and does not fit %(foundation)s: task "
+                "vectors only fit the foundation they were trained from."
+            ),
+            vector=str(version.vector),
+            its=str(version.foundation),
+            foundation=foundation.repo_id,
+        )
+
+
 def find_foundation(text: str) -> Foundation | None:
     """The foundation that a name or a fingerprint means."""
     if _DIGEST.fullmatch(text):

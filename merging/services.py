@@ -24,6 +24,7 @@ from merging.licences import licence_of_mix
 from merging.models import SLUG_DIGITS, Equip, EquippedModel, EquippedTerm
 from merging.naming import (
     NotGranted,
+    check_fits,
     find_foundation,
     find_target,
     find_version,
@@ -191,16 +192,7 @@ def make_equipped(
 ) -> EquippedModel:
     """The row of a recipe, made when it is new. Everything is checked before it exists."""
     for version, *_rest in terms:
-        if version.foundation_id != foundation.pk:
-            raise RecipeError(
-                _(
-                    "%(vector)s is a vector of %(its)s and does not fit %(foundation)s: task "
-                    "vectors only fit the foundation they were trained from."
-                ),
-                vector=str(version.vector),
-                its=str(version.foundation),
-                foundation=foundation.repo_id,
-            )
+        check_fits(version, foundation)
         if not may_equip(user, version):
             raise NotGranted(_("%(vector)s is not for you to equip."), vector=str(version.vector))
     _check_licences(foundation, target, [version for version, *_rest in terms], user)

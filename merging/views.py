@@ -18,6 +18,7 @@ from merging.check_context import check_context
 from merging.engine.errors import RecipeError, _
 from merging.engine.methods import get_method
 from merging.engine.recipe import parse_coefficient
+from merging.formula import target_part, term_part
 from merging.models import EquippedModel
 from merging.reopening import loadout_url
 from merging.repository import (
@@ -194,23 +195,13 @@ def equipped_difference(request: HttpRequest, slug: str) -> HttpResponseBase:
 def formula_parts(row: EquippedModel) -> list[dict[str, Any]]:
     """The recipe for ``partials/formula.html``: the target, then each term with its sign."""
     target = row.target.vector if row.target is not None and row.target.vector else row.foundation
-    parts: list[dict[str, Any]] = [
-        {"kind": "target", "label": target.label, "url": target.get_absolute_url()}
+    return [
+        target_part(target),
+        *(
+            term_part(Decimal(term.coefficient), term.version.vector, version=term.version)
+            for term in row.terms.all()
+        ),
     ]
-    for term in row.terms.all():
-        vector = term.version.vector
-        parts.append(
-            {
-                "kind": "term",
-                "sign": term.sign,
-                "coefficient": term.magnitude,
-                "label": vector.label if vector else "",
-                "url": vector.get_absolute_url() if vector else "",
-                "vector": vector,
-                "version": term.version,
-            }
-        )
-    return parts
 
 
 CASES = {

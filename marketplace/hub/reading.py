@@ -16,7 +16,7 @@ from marketplace.hub.paging import page_of
 from marketplace.hub.repositories import MAIN, Repository, Snapshot, at, find, split_revision
 from marketplace.hub.requests import Caller, check_scope, endpoint, hub_view, segments_of
 from marketplace.models import Scope
-from vectors.downloads import blob_response, ranged_response
+from vectors.downloads import ranged_response
 from vectors.errors import _
 from vectors.views import content_type_of
 
@@ -163,8 +163,6 @@ def _resolve(
 
 def _bytes(request: HttpRequest, file: HubFile, headers: dict[str, str]) -> HttpResponseBase:
     name, content_type = file.path.rsplit("/", 1)[-1], content_type_of(file.path)
-    if file.blob is not None:
-        return blob_response(request, file.blob, name, content_type=content_type, headers=headers)
     return ranged_response(
         request,
         size=file.size,

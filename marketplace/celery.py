@@ -36,13 +36,22 @@ _stop = threading.Event()
 
 
 def sweep_once() -> None:
-    """Beat, sweep, drop expired uploads; an error is logged, and the next round tries again."""
+    """Beat, sweep, measure again, drop what has expired; an error is logged, and the next round
+    tries again."""
     from django.db import connections
 
     from marketplace.hub.xet import spool
+    from merging.checks.services import retry_measurements
     from vectors import leases, uploads
 
-    for step in (leases.beat, leases.sweep_all, uploads.expire_uploads, spool.sweep):
+    steps = (
+        leases.beat,
+        leases.sweep_all,
+        retry_measurements,
+        uploads.expire_uploads,
+        spool.sweep,
+    )
+    for step in steps:
         try:
             step()
         except Exception:

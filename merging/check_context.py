@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+from django.conf import settings as site
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from merging.checks.models import AbilityCheck, CheckJob
+from merging.checks.models import AbilityCheck, CheckJob, VersionCheck
 from merging.checks.plan import ALONE_ON_ALL
-from merging.checks.services import largest
+from merging.checks.services import RETRY_AFTER, largest
 from merging.checks.table import (
     ASKED,
     CONTROL,
@@ -98,6 +99,29 @@ def problem_of(job: CheckJob | None) -> str:
     if job is None or job.state != JobState.FAILED:
         return ""
     return _(job.error) if job.error else _("The check broke. Try again.")
+
+
+def standing_of(job: VersionCheck) -> dict[str, Any]:
+    """What a version's owner is told of its measurement: that it is under way, or what failed and
+    why. Empty where all of it is there."""
+    if not job.ended:
+        if site.ARMORY_CHECKS_AT_ONCE == 0:
+            return {}
+        return {"state": "waiting", "label": progress_of(job)["label"]}
+    if job.state == JobState.FAILED:
+        known = job.refusal and explain(Problem(job.refusal["template"], **job.refusal["params"]))
+        return {
+            "state": "failed",
+            "reasons": [{"text": known or problem_of(job)}],
+            "by_itself": not job.refusal
+            and job.retries < len(RETRY_AFTER)
+            and site.ARMORY_CHECKS_AT_ONCE > 0,
+        }
+    missing = job.result.get("problems", [])
+    labels = {"target": str(job.version.foundation), "equipped": str(job.version)}
+    names = {each["ability"] for each in missing}
+    reasons = problems_of(job.result, labels, names) if missing else []
+    return {"state": "partly", "reasons": reasons} if reasons else {}
 
 
 def progress_of(job: CheckJob) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checks and sweeps of a recipe: start one, follow it, stop it."""
+"""Checks and sweeps of a recipe: start one, follow it, stop it; a version measured again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from merging.check_context import check_context, progress_of
 from merging.checks.models import AbilityCheck, CoefficientSweep
-from merging.checks.services import cancel, start_check, start_sweep
+from merging.checks.services import (
+    cancel,
+    may_measure_again,
+    measure_again,
+    start_check,
+    start_sweep,
+)
 from merging.events import event_response
 from merging.models import EquippedModel
 from merging.naming import find_version
@@ -22,9 +28,10 @@ from merging.sweep_form import SweepForm
 from merging.views import page_context, usable_recipe
 from vectors.errors import explain
 from vectors.tensorfile.errors import Problem
+from vectors.views import visible_vector
 
 CHECK = "check"
-ABILITIES, SWEEP = "#abilities", "#sweep"
+ABILITIES, SWEEP, MEASURED = "#abilities", "#sweep", "#measured"
 
 
 @require_POST
@@ -98,6 +105,23 @@ def stop(request: HttpRequest, slug: str, job: str) -> HttpResponse:
     if job == CHECK:
         return redirect(row.get_absolute_url() + ABILITIES)
     return redirect(f"{row.get_absolute_url()}?sweep={job}{SWEEP}")
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def measure(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
+    """Measure a published version again; ``version`` names it as its page does."""
+    vector = visible_vector(request, namespace, name)
+    wanted = request.POST.get("version") or request.GET.get("version") or ""
+    version = next((each for each in vector.versions.all() if f"v{each.number}" == wanted), None)
+    if request.method == "POST":
+        if version is None or not may_measure_again(request.user, version):
+            raise Http404
+        try:
+            measure_again(version, request.user)
+        except Problem as problem:
+            messages.error(request, explain(problem))
+    query = f"?version={wanted}" if version is not None else ""
+    return redirect(f"{vector.get_absolute_url()}{query}{MEASURED}")
 
 
 def find_job(row: EquippedModel, name: str) -> AbilityCheck | CoefficientSweep:

@@ -25,4 +25,5 @@ urlpatterns = [
     path("equipped/<slug:slug>/checks/<slug:job>/events", check_views.events, name="check_events"),
     path("equipped/<slug:slug>/checks/<slug:job>/stop", check_views.stop, name="stop_check"),
     path("equipped/<slug:slug>", views.equipped, name="equipped"),
+    path("<str:namespace>/<str:name>/measure", check_views.measure, name="measure_again"),
 ]

@@ -78,10 +78,20 @@ class CoefficientSweep(CheckJob):
 class VersionCheck(CheckJob):
     """A published version's own probes, on its foundation with and without it.
 
-    The numbers go to ``version.abilities``, beside what the card claims.
+        queued ─▶ running ─▶ done
+          ▲         └──────▶ failed
+          ├── measure again ───┤  (owner or staff; also where a part of ``done`` is missing)
+          └── by itself ───────┘  (``refusal`` is empty, and not more than a few ``retries``)
+
+    The numbers go to ``version.abilities``, beside what the card claims. ``refusal`` is set where
+    the version itself is why it failed: to ask it again would fail again. Where it is empty the
+    machine was (a killed program, lost workers), and time may help. ``retries`` counts what was
+    tried by itself since somebody last asked.
     """
 
     version = models.OneToOneField(Version, on_delete=models.CASCADE, related_name="check_job")
+    refusal = models.JSONField(default=dict, blank=True)
+    retries = models.PositiveSmallIntegerField(default=0)
 
     def __str__(self) -> str:
         return f"check of {self.version}"

@@ -28,7 +28,14 @@ _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "TM
 
 
 class RunnerDied(Exception):
-    """The runner ended by itself or was killed from outside; ``str`` says how."""
+    """The runner ended by itself or was killed from outside; ``str`` says how.
+
+    ``killed``: somebody else ended it, such as a machine that ran out of memory.
+    """
+
+    def __init__(self, how: str, *, killed: bool = False) -> None:
+        super().__init__(how)
+        self.killed = killed
 
 
 class Runner:
@@ -145,16 +152,18 @@ class Runner:
     def _died(self) -> RunnerDied | Refusal:
         if self._late():  # its own limit of processor time may have ended it first
             return self._too_long()
+        by_us = False
         try:
             code = self._process.wait(timeout=LOOK)
         except subprocess.TimeoutExpired:
             # It closed its output and lives on: nothing more is to be had from it.
             self._process.kill()
-            code = self._process.wait()
+            code, by_us = self._process.wait(), True
         self._errors.seek(0)
         last = self._errors.read()[-2000:].decode("utf-8", "replace").strip()
         how = f"signal {-code}" if code < 0 else f"status {code}"
-        return RunnerDied(f"{how}; {last}" if last else how)
+        killed = not by_us and -code in (signal.SIGKILL, signal.SIGTERM)
+        return RunnerDied(f"{how}; {last}" if last else how, killed=killed)
 
 
 def _cores() -> int:

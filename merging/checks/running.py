@@ -46,6 +46,10 @@ from .turns import ending, next_in_line, taken_by_others
 log = logging.getLogger(__name__)
 
 RUNNERS = 3  # that may die on one job before it is given up
+_CRASHED = _(
+    "The program that runs the models crashed. The model may be damaged, or need more memory than "
+    "one check may take."
+)
 
 Found = dict[tuple[str, str], list[int]]
 Publish = Callable[[], dict[str, Any]]
@@ -100,14 +104,24 @@ def _finish(job: Any, lease: Lease, work: Callable[[Any, Lease], Publish]) -> No
     except Cancelled:
         lease.finish(JobState.FAILED, error=_("It was stopped."))
     except Problem as problem:
-        lease.finish(JobState.FAILED, error=str(problem))
+        _refuse(job, lease, problem)
     except RunnerDied as death:
         log.error("the runner of %s died again: %s", job, death)
-        text = _("The program that runs the models was killed, most likely for want of memory.")
-        lease.finish(JobState.FAILED, error=text)
+        if death.killed:
+            text = _("The program that runs the models was killed, most likely for want of memory.")
+            lease.finish(JobState.FAILED, error=text)
+        else:
+            _refuse(job, lease, Refusal(_CRASHED))
     except Exception as error:
         lease.finish(JobState.FAILED, error=_("The check broke. Try again."))
         log.error("%s broke", job, exc_info=error)
+
+
+def _refuse(job: CheckJob, lease: Lease, problem: Problem) -> None:
+    """End the job for a reason that lies in what was asked: it would fail again."""
+    why = {"refusal": {"template": problem.template, "params": problem.params}}
+    kept = why if isinstance(job, VersionCheck) else {}
+    lease.finish(JobState.FAILED, error=str(problem), **kept)
 
 
 # --- what each job measures ------------------------------------------------------------------

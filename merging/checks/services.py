@@ -1,16 +1,18 @@
-"""Verbs of ability checks: start a check or a sweep, stop it."""
+"""Verbs of ability checks: start a check or a sweep, stop it; measure what is published."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 from django.conf import settings as site
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import F, Q
+from django.utils import timezone
 
 from merging.engine.methods import get_method
 from merging.engine.recipe import coefficient_text, parse_coefficient
@@ -30,6 +32,8 @@ from .plan import abilities_of, has_probes, setting_of
 MAX_RUNNING = 3  # checks and sweeps of one user, waiting or running
 MAX_SETTINGS = 12
 MAX_ALSO = 8
+# How long after a failure that the machine was at fault for a version is measured once more.
+RETRY_AFTER = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
 
 _RESET = {"state": JobState.QUEUED, "attempt": 0, "rung_at": None, "lease_until": None,
           "owner_token": "", "stage": "", "done_bytes": 0, "total_bytes": 0, "error": "",
@@ -138,6 +142,53 @@ def measure_version(version: Version) -> VersionCheck | None:
     return job
 
 
+def may_measure_again(user: Any, version: Version) -> bool:
+    """Whether a failed measurement of ``version`` is the user's to repeat."""
+    return bool(user.is_authenticated and (user.pk == version.owner_id or user.is_staff))
+
+
+def measure_again(version: Version, user: Any) -> VersionCheck:
+    """Let a version be measured whose measurement failed, or misses a part. One that waits or runs
+    goes on as it is. Raises Refusal."""
+    if not may_measure_again(user, version):
+        raise Refusal(_("Only its owner lets a version be measured again."))
+    _check_site_runs(version.foundation.nbytes if version.foundation else 0)
+    job = measure_version(version)
+    if job is None:
+        raise Refusal(_("Only a published version that comes with probes is measured."))
+    whole = Q(state=JobState.DONE, result__problems=[])
+    with transaction.atomic():
+        ended = VersionCheck.objects.filter(_ENDED, pk=job.pk).exclude(whole)
+        if ended.update(**_RESET, refusal={}, retries=0, requested_by=user):
+            leases.ring(job)
+    job.refresh_from_db()
+    return job
+
+
+def retry_measurements() -> int:
+    """Measure again what the machine has failed to measure, a few times, later each time. Called
+    by the sweep; how many were begun."""
+    if site.ARMORY_CHECKS_AT_ONCE == 0:
+        return 0
+    now, due = timezone.now(), Q()
+    for retries, wait in enumerate(RETRY_AFTER):
+        due |= Q(retries=retries, finished__lt=now - wait)
+    failed = VersionCheck.objects.filter(
+        due, state=JobState.FAILED, refusal={}, version__state=Version.State.PUBLISHED
+    )
+    begun = 0
+    for job in failed[:100]:
+        with transaction.atomic():
+            # Others sweep, and its owner may ask, at the same moment: one of them changes the row.
+            same = VersionCheck.objects.filter(
+                pk=job.pk, state=JobState.FAILED, retries=job.retries
+            )
+            if same.update(**_RESET, retries=F("retries") + 1):
+                leases.ring(job)
+                begun += 1
+    return begun
+
+
 def set_controls(foundation: Foundation, content: bytes) -> None:
     """Give ``foundation`` its control items, or others. Raises ProbeError."""
     parse_probes(content, CONTROLS)
@@ -156,14 +207,18 @@ def largest() -> int:
 def _check_may_start(row: EquippedModel, user: Any) -> None:
     if not user.is_authenticated:
         raise Refusal(_("Sign in to start a check."))
-    if site.ARMORY_CHECKS_AT_ONCE == 0:
-        raise Refusal(_("This site runs no checks; its operator has switched them off."))
     if not may_use(row, user):
         raise Refusal(_("You may not use every part of this recipe, so you cannot check it."))
-    if row.nbytes > largest():
+    _check_site_runs(row.nbytes)
+
+
+def _check_site_runs(nbytes: int) -> None:
+    if site.ARMORY_CHECKS_AT_ONCE == 0:
+        raise Refusal(_("This site runs no checks; its operator has switched them off."))
+    if nbytes > largest():
         raise Refusal(
             _("The model has %(size).1f GB; this site runs models of up to %(limit).1f GB."),
-            size=row.nbytes / 1e9,
+            size=nbytes / 1e9,
             limit=largest() / 1e9,
         )
 

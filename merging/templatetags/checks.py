@@ -1,4 +1,4 @@
-"""Checks on pages that show vectors: which of them were verified in company."""
+"""Checks on pages that show vectors: which were verified in company, what was not measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 from django import template
 from django.urls import reverse
 
-from merging.checks.models import AbilityCheck
+from merging.check_context import standing_of
+from merging.checks.models import AbilityCheck, VersionCheck
+from merging.checks.services import may_measure_again
 from vectors.models import Access, Vector, Version, Visibility
 
 register = template.Library()
@@ -38,6 +40,19 @@ def verified_together(*shown: Iterable[Any]) -> dict[int, str]:
         .values_list("equipped__terms__version", "equipped__slug")
     )
     return {version: reverse("equipped", args=[slug]) for version, slug in found}
+
+
+@register.simple_tag
+def measurement_of(version: Version, user: Any) -> dict[str, Any]:
+    """How the measurement of a version that it came with stands, where it is not simply there; for
+    who may repeat it, and empty for everybody else."""
+    if not may_measure_again(user, version) or version.state != Version.State.PUBLISHED:
+        return {}
+    job = VersionCheck.objects.filter(version=version).first()
+    if job is None:
+        return {}
+    job.version = version
+    return standing_of(job)
 
 
 @register.filter

@@ -9,7 +9,7 @@ from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_safe
 
 from merging.check_context import check_context, progress_of
 from merging.checks.models import AbilityCheck, CoefficientSweep
@@ -25,8 +25,9 @@ from merging.models import EquippedModel
 from merging.naming import find_version
 from merging.sweep_context import job_name, sweep_context
 from merging.sweep_form import SweepForm
-from merging.views import page_context, usable_recipe
+from merging.views import usable_recipe
 from vectors.errors import explain
+from vectors.posting import post_only
 from vectors.tensorfile.errors import Problem
 from vectors.views import visible_vector
 
@@ -34,7 +35,7 @@ CHECK = "check"
 ABILITIES, SWEEP, MEASURED = "#abilities", "#sweep", "#measured"
 
 
-@require_POST
+@post_only("equipped", "slug", fragment=ABILITIES)
 def check(request: HttpRequest, slug: str) -> HttpResponse:
     """Start the check of a recipe, or again. ``also``: vectors whose probes are asked as well."""
     row = usable_recipe(request, slug)
@@ -48,9 +49,9 @@ def check(request: HttpRequest, slug: str) -> HttpResponse:
     return redirect(row.get_absolute_url() + ABILITIES)
 
 
-@require_POST
+@post_only("equipped", "slug", fragment=SWEEP)
 def sweep(request: HttpRequest, slug: str) -> HttpResponse:
-    """Start a sweep over the form's coefficients."""
+    """Start a sweep over the form's coefficients; refused, they are kept in the page's address."""
     row = usable_recipe(request, slug)
     if not request.user.is_authenticated:
         return redirect_to_login(row.get_absolute_url() + SWEEP)
@@ -60,9 +61,8 @@ def sweep(request: HttpRequest, slug: str) -> HttpResponse:
             job = start_sweep(row, form.settings(), request.user)
             return redirect(f"{row.get_absolute_url()}?sweep={job_name(job)}{SWEEP}")
         except Problem as problem:
-            form.add_error(None, explain(problem))
-    context = page_context(request, row, form=form)
-    return render(request, "merging/equipped.html", context, status=422)
+            messages.error(request, explain(problem))
+    return redirect(f"{row.get_absolute_url()}?{form.query()}{SWEEP}")
 
 
 @require_safe
@@ -94,7 +94,7 @@ async def events(request: HttpRequest, slug: str, job: str) -> HttpResponseBase:
     return event_response(lambda: progress_of(jobs.get(pk=found.pk)))
 
 
-@require_POST
+@post_only("equipped", "slug")
 def stop(request: HttpRequest, slug: str, job: str) -> HttpResponse:
     """Stop a job that one has started."""
     row = usable_recipe(request, slug)
@@ -107,21 +107,19 @@ def stop(request: HttpRequest, slug: str, job: str) -> HttpResponse:
     return redirect(f"{row.get_absolute_url()}?sweep={job}{SWEEP}")
 
 
-@require_http_methods(["GET", "HEAD", "POST"])
+@post_only("repo", "namespace", "name", fragment=MEASURED)
 def measure(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     """Measure a published version again; ``version`` names it as its page does."""
     vector = visible_vector(request, namespace, name)
-    wanted = request.POST.get("version") or request.GET.get("version") or ""
+    wanted = request.POST.get("version", "")
     version = next((each for each in vector.versions.all() if f"v{each.number}" == wanted), None)
-    if request.method == "POST":
-        if version is None or not may_measure_again(request.user, version):
-            raise Http404
-        try:
-            measure_again(version, request.user)
-        except Problem as problem:
-            messages.error(request, explain(problem))
-    query = f"?version={wanted}" if version is not None else ""
-    return redirect(f"{vector.get_absolute_url()}{query}{MEASURED}")
+    if version is None or not may_measure_again(request.user, version):
+        raise Http404
+    try:
+        measure_again(version, request.user)
+    except Problem as problem:
+        messages.error(request, explain(problem))
+    return redirect(f"{vector.get_absolute_url()}?version={wanted}{MEASURED}")
 
 
 def find_job(row: EquippedModel, name: str) -> AbilityCheck | CoefficientSweep:

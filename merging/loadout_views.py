@@ -9,7 +9,7 @@ from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from merging.engine.errors import RecipeError, _
 from merging.loadout import Loadout, read_formula
@@ -19,6 +19,7 @@ from merging.saving import save_loadout
 from merging.services import count_equip, equip_expression
 from merging.views import visit_of
 from vectors.errors import explain
+from vectors.posting import post_only
 from vectors.tensorfile.errors import Problem
 
 
@@ -45,8 +46,8 @@ def saved_loadout(request: HttpRequest, slug: str) -> HttpResponse:
     return _page(request, state, saved=row)
 
 
+@post_only("saved_loadout", "slug")
 @login_required
-@require_POST
 def delete_loadout(request: HttpRequest, slug: str) -> HttpResponse:
     """Forget one of one's own saved loadouts."""
     if not SavedLoadout.objects.filter(slug=slug, owner=request.user.pk).delete()[0]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.core.exceptions import ValidationError
@@ -40,6 +41,15 @@ class SweepForm(forms.Form):
         field.choices = choices
         for name in ("low", "high"):
             self.fields[name].widget.attrs |= {"step": "0.05", "inputmode": "decimal"}
+
+    @classmethod
+    def asked(cls, row: EquippedModel, query: Any) -> SweepForm:
+        """The form as ``query`` of the page's address fills it in, with what is wrong with it."""
+        return cls(row, query if "steps" in query else None)
+
+    def query(self) -> str:
+        """What was typed, for the page's address."""
+        return urlencode({name: str(self.data.get(name, ""))[:40] for name in self.fields})
 
     def clean(self) -> dict[str, Any]:
         """Two ends that are one are no sweep."""

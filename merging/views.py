@@ -11,7 +11,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_safe
 
 from merging.card import formula, licenses, readme, recipe_yaml
 from merging.check_context import check_context
@@ -44,6 +44,7 @@ from vectors.cards import read_card
 from vectors.cards import render as render_card
 from vectors.downloads import ranged_response, stream_response
 from vectors.errors import explain
+from vectors.posting import post_only
 from vectors.tensorfile.errors import Problem
 from vectors.views import content_type_of, endpoint_of
 
@@ -69,7 +70,7 @@ def usable_recipe(request: HttpRequest, slug: str) -> EquippedModel:
     return row
 
 
-@require_POST
+@post_only("loadout")
 def equip(request: HttpRequest) -> HttpResponse:
     """One click: make the recipe of the form, count it, and start the download on its page.
 
@@ -100,10 +101,8 @@ def equipped(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "merging/equipped.html", page_context(request, row))
 
 
-def page_context(
-    request: HttpRequest, row: EquippedModel, *, form: SweepForm | None = None
-) -> dict[str, Any]:
-    """Everything the recipe page shows; ``form`` is a sweep's that was filled in wrongly."""
+def page_context(request: HttpRequest, row: EquippedModel) -> dict[str, Any]:
+    """Everything the recipe page shows."""
     with closing(Opened(row)) as opened:
         files = list(opened.files.values())
         difference, lora = difference_file(opened), lora_files(opened)
@@ -129,7 +128,12 @@ def page_context(
         "start": request.GET.get("start") == "1",
         "again_url": again_url(request, row),
         **check_context(row, request.user),
-        **sweep_context(row, request.user, wanted=request.GET.get("sweep", "")[:64], form=form),
+        **sweep_context(
+            row,
+            request.user,
+            wanted=request.GET.get("sweep", "")[:64],
+            form=SweepForm.asked(row, request.GET),
+        ),
     }
 
 

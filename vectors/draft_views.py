@@ -9,7 +9,7 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.text import slugify
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_safe
 
 from vectors import services
 from vectors.cards import read_card
@@ -18,6 +18,7 @@ from vectors.describe import fields_from_card
 from vectors.errors import Refusal, explain
 from vectors.forms import FoundationForm, PublishForm
 from vectors.models import Foundation, Vector, Version
+from vectors.posting import post_only
 from vectors.tensorfile.errors import Problem
 from vectors.uploads import discard
 from vectors.views import explained_verdict
@@ -93,10 +94,11 @@ def pushed_rows(user: Any) -> list[dict[str, Any]]:
 
 
 def _publish_form(version: Version, data: QueryDict | None = None) -> PublishForm:
-    """The form of the last step, filled in from the card as far as that goes."""
+    """The form of the last step, as it was last filled in; else from the card as far as that
+    goes."""
     fields = fields_from_card(version.card)
     return PublishForm(
-        data,
+        data or version.draft.get("typed"),
         namespace=version.owner.get_username(),
         existing=version.vector is not None,
         initial={
@@ -131,8 +133,8 @@ def draft_progress(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "vectors/_inspection.html", context)
 
 
+@post_only("draft", "pk")
 @login_required
-@require_POST
 def draft_inspect(request: HttpRequest, pk: int) -> HttpResponse:
     """Confirm the foundation and start the inspection."""
     version = _draft(request, pk)
@@ -147,13 +149,14 @@ def draft_inspect(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect("draft", pk=version.pk)
 
 
+@post_only("draft", "pk")
 @login_required
-@require_http_methods(["POST"])
 def draft_publish(request: HttpRequest, pk: int) -> HttpResponse:
-    """Publish what passed."""
+    """Publish what passed. What was typed is kept with the draft where it is refused."""
     version = _draft(request, pk)
     form = _publish_form(version, request.POST)
     if not form.is_valid():
+        services.keep_typed(version, form.typed())
         context = draft_context(version) | {"form": form}
         return render(request, "vectors/draft.html", context, status=422)
     card = form.cleaned_data["card"]
@@ -163,13 +166,14 @@ def draft_publish(request: HttpRequest, pk: int) -> HttpResponse:
             version, name=form.cleaned_data.get("name", ""), fields=fields, card=card
         )
     except Refusal as refusal:
+        services.keep_typed(version, form.typed())
         messages.error(request, explain(refusal))
         return redirect("draft", pk=version.pk)
     return redirect(vector)
 
 
+@post_only("draft", "pk")
 @login_required
-@require_POST
 def draft_preview(request: HttpRequest, pk: int) -> HttpResponse:
     """The card as it will look."""
     version = _draft(request, pk)
@@ -177,8 +181,8 @@ def draft_preview(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "vectors/_card_preview.html", {"version": version, "html": html})
 
 
+@post_only("draft", "pk")
 @login_required
-@require_POST
 def draft_discard(request: HttpRequest, pk: int) -> HttpResponse:
     """Delete a draft and its bytes."""
     version = _draft(request, pk)

@@ -85,6 +85,10 @@ class PublishForm(forms.Form):
             raise ValidationError(explain(refusal)) from None
         return name
 
+    def typed(self) -> dict[str, str]:
+        """What was sent, right or wrong, to fill the form in with once more."""
+        return {name: self.data.get(name, "") for name in self.fields}
+
     def described(self) -> dict[str, Any]:
         """The fields as ``describe`` takes them."""
         data = self.cleaned_data

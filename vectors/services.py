@@ -42,6 +42,7 @@ __all__ = [
     "CARD",
     "accept_like",
     "inspect_files",
+    "keep_typed",
     "move",
     "prepare_draft",
     "publish",
@@ -314,6 +315,13 @@ def publish(
             for older in vector.versions.filter(number=None, pk__lt=version.pk).exclude(commit=""):
                 discard(older)
     return vector
+
+
+def keep_typed(version: Version, typed: dict[str, str]) -> None:
+    """Keep what its owner typed for the publication of a draft that passed its inspection."""
+    version.draft = {**version.draft, "typed": typed}
+    ready = Version.objects.filter(pk=version.pk, state=Version.State.READY)
+    ready.update(draft=version.draft)
 
 
 def _hold_repository(version: Version) -> None:

@@ -89,8 +89,8 @@ def reopen(request: AccessRequest) -> None:
     _close(request, State.PENDING)
 
 
-def give(vector: Vector, *, user: Any) -> Grant:
-    """Let somebody in who need not have asked."""
+def check_may_give(vector: Vector, *, user: Any) -> None:
+    """Refuse who need not be let in."""
     if user.pk == vector.owner_id:
         raise Refusal(_("%(vector)s is your own."), vector=vector.repo_id)
     if has_grant(user, vector):
@@ -99,6 +99,11 @@ def give(vector: Vector, *, user: Any) -> Grant:
             user=user.get_username(),
             vector=vector.repo_id,
         )
+
+
+def give(vector: Vector, *, user: Any) -> Grant:
+    """Let somebody in who need not have asked."""
+    check_may_give(vector, user=user)
     return let_in(vector, user=user, origin=Grant.Origin.GIVEN)
 
 

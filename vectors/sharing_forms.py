@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+from urllib.parse import urlencode
+
 from django import forms
+from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
-from vectors.models import Access, Visibility
+from vectors import sharing
+from vectors.errors import Refusal, explain
+from vectors.models import Access, Vector, Visibility
 
 
 class SharingForm(forms.Form):
@@ -37,3 +43,25 @@ class GiveForm(forms.Form):
     username = forms.CharField(
         label=_("User name"), max_length=39, widget=forms.TextInput(attrs={"autocomplete": "off"})
     )
+
+    def __init__(self, vector: Vector, data: Any = None) -> None:
+        super().__init__(data)
+        self.vector = vector
+
+    @classmethod
+    def asked(cls, vector: Vector, query: Any) -> GiveForm:
+        """The form as ``query`` of the page's address fills it in, with what is wrong with it."""
+        return cls(vector, query if "username" in query else None)
+
+    def query(self) -> str:
+        """What was typed, for the page's address."""
+        return urlencode({"username": str(self.data.get("username", ""))[:40]})
+
+    def clean_username(self) -> Any:
+        """The user of that name, who may be let in."""
+        try:
+            user = sharing.user_called(self.cleaned_data["username"])
+            sharing.check_may_give(self.vector, user=user)
+        except Refusal as refusal:
+            raise ValidationError(explain(refusal)) from None
+        return user

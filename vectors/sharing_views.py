@@ -9,13 +9,15 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods
 
 from vectors import sharing
 from vectors.access import may_edit
 from vectors.errors import Refusal, explain
 from vectors.models import AccessRequest, Vector
+from vectors.posting import post_only
 from vectors.sharing_forms import GiveForm, SharingForm
 from vectors.views import visible_vector
 
@@ -34,7 +36,7 @@ def settings(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     """Who sees one's own vector, who may use it, who asks to."""
     vector = own_vector(request, namespace, name)
     if request.method != "POST":
-        return _page(request, vector)
+        return _page(request, vector, give_form=GiveForm.asked(vector, request.GET))
     form = SharingForm(request.POST)
     if not form.is_valid():
         return _page(request, vector, form=form, status=422)
@@ -44,26 +46,27 @@ def settings(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     return redirect("vector_settings", vector.namespace, vector.name)
 
 
+@post_only("vector_settings", "namespace", "name")
 @login_required
-@require_POST
 def give(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
-    """Let somebody in by name."""
+    """Let somebody in by name; one that is refused is kept in the page's address."""
     vector = own_vector(request, namespace, name)
-    form = GiveForm(request.POST)
-    if form.is_valid():
-        try:
-            user = sharing.user_called(form.cleaned_data["username"])
-            sharing.give(vector, user=user)
-        except Refusal as refusal:
-            form.add_error("username", explain(refusal))
-        else:
-            messages.success(request, _("%(user)s may use it now.") % {"user": user.get_username()})
-            return redirect("vector_settings", vector.namespace, vector.name)
-    return _page(request, vector, give_form=form, status=422)
+    page = reverse("vector_settings", args=[vector.namespace, vector.name])
+    form = GiveForm(vector, request.POST)
+    if not form.is_valid():
+        return redirect(f"{page}?{form.query()}#let-in")
+    user = form.cleaned_data["username"]
+    try:
+        sharing.give(vector, user=user)
+    except Refusal as refusal:
+        messages.error(request, explain(refusal))
+    else:
+        messages.success(request, _("%(user)s may use it now.") % {"user": user.get_username()})
+    return redirect(page)
 
 
+@post_only("vector_settings", "namespace", "name")
 @login_required
-@require_POST
 def take_back(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     """Take a grant back."""
     vector = own_vector(request, namespace, name)
@@ -77,8 +80,8 @@ ANSWERS: dict[str, Callable[[AccessRequest], None]] = {
 }
 
 
+@post_only("vector_settings", "namespace", "name")
 @login_required
-@require_POST
 def answer(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     """Answer somebody who asked."""
     vector = own_vector(request, namespace, name)
@@ -89,8 +92,8 @@ def answer(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     return _done(request, vector, lambda: act(asked))
 
 
+@post_only("repo", "namespace", "name")
 @login_required
-@require_POST
 def ask(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     """Ask the owner of a vector for access."""
     vector = visible_vector(request, namespace, name)
@@ -119,7 +122,7 @@ def _page(request: HttpRequest, vector: Vector, *, status: int = 200, **forms: A
     context = {
         "vector": vector,
         "form": SharingForm(initial=kept),
-        "give_form": GiveForm(),
+        "give_form": GiveForm(vector),
         "waiting": asked.filter(state=AccessRequest.State.PENDING),
         "declined": asked.filter(state=AccessRequest.State.REJECTED),
         "grants": vector.grants.select_related("user").order_by("user__username"),

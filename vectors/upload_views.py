@@ -27,6 +27,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from vectors import uploads
 from vectors.errors import Refusal, _, explain
 from vectors.models import Upload, Vector, Version
+from vectors.posting import post_only
 from vectors.storage.base import missing_upload
 
 View = Callable[..., HttpResponse]
@@ -129,7 +130,7 @@ def complete(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     )
 
 
-@require_POST
+@post_only("upload")
 @login_required
 def upload_form(request: HttpRequest) -> HttpResponse:
     """POST /uploads/form: all files in one ordinary form, for browsers without JavaScript."""

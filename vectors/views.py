@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_safe
 
 from vectors import services, usage
 from vectors.access import may_edit, may_read, may_see, request_of
@@ -23,6 +23,7 @@ from vectors.downloads import blob_response
 from vectors.errors import Refusal, explain
 from vectors.models import Blob, Claim, Foundation, Vector, Version
 from vectors.neighbours import neighbours
+from vectors.posting import post_only
 from vectors.tensorfile.errors import Problem
 
 MAIN = "main"
@@ -201,8 +202,8 @@ def cover(request: HttpRequest, sha256: str) -> HttpResponseBase:
     )
 
 
+@post_only("repo", "namespace", "name")
 @login_required
-@require_POST
 def like(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     """Like or unlike; answers with the button for htmx, or goes back to the page."""
     vector = visible_vector(request, namespace, name)
@@ -214,8 +215,8 @@ def like(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     return redirect(vector)
 
 
+@post_only("repo", "namespace", "name")
 @login_required
-@require_POST
 def change_cover(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     """Set or remove the cover picture of one's own vector."""
     vector = visible_vector(request, namespace, name)
@@ -232,8 +233,8 @@ def change_cover(request: HttpRequest, namespace: str, name: str) -> HttpRespons
     return redirect(vector)
 
 
+@post_only("repo", "namespace", "name")
 @login_required
-@require_POST
 def change_shelf(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     """Withdraw or restore a version of one's own vector."""
     vector = visible_vector(request, namespace, name)

@@ -9,7 +9,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods
 
 from marketplace.accounts import devices
 from marketplace.accounts.forms import CodeForm, ScopeForm, TokenForm
@@ -17,6 +17,7 @@ from marketplace.accounts.limits import within
 from marketplace.accounts.tokens import make_token, revoke, tokens_of
 from marketplace.models import DeviceLogin, Scope
 from vectors.errors import Refusal, explain
+from vectors.posting import post_only
 
 CODES_TRIED = {"limit": 20, "seconds": 600}  # by one account
 
@@ -50,8 +51,8 @@ def tokens(request: HttpRequest) -> HttpResponse:
     return render(request, "accounts/tokens.html", context, status=status)
 
 
+@post_only("tokens")
 @login_required
-@require_POST
 def revoke_token(request: HttpRequest) -> HttpResponse:
     """Revoke one of one's own tokens."""
     number = request.POST.get("token", "")

@@ -470,11 +470,24 @@ def test_a_sweep_that_makes_no_sense_says_so_and_loses_nothing(
 ) -> None:
     form = {"which": "all", "low": "0.35", "high": "1", "steps": "8"} | wrong
     answer = buyer_client.post(f"{row.get_absolute_url()}/sweep", form)
-    html = answer.content.decode()
-    assert answer.status_code == 422
+    assert answer["Location"].startswith(f"{row.get_absolute_url()}?which=all&low=")
+    assert answer["Location"].endswith("#sweep")
+    html = buyer_client.get(answer["Location"]).content.decode()
     assert sentence in html
     assert all(f'value="{form[name]}"' in html for name in ("low", "high", "steps"))
     assert not CoefficientSweep.objects.exists()
+
+
+def test_a_sweep_that_is_refused_keeps_its_form(
+    row: EquippedModel, buyer_client: Client, settings: Any
+) -> None:
+    settings.ARMORY_CHECKS_AT_ONCE = 0
+    form = {"which": "1", "low": "0.35", "high": "1", "steps": "8"}
+    answer = buyer_client.post(f"{row.get_absolute_url()}/sweep", form, follow=True)
+    html = answer.content.decode()
+    assert "This site runs no checks" in html
+    assert '<option value="1" selected>' in html
+    assert all(f'value="{form[name]}"' in html for name in ("low", "high", "steps"))
 
 
 @pytest.fixture

@@ -165,6 +165,28 @@ def test_a_licence_that_is_not_on_the_list_is_kept(
     assert Vector.objects.get().license == "cc-by-sa-3.0"
 
 
+def test_what_was_typed_is_kept_where_it_is_refused(
+    law: Vector, owner: User, owner_client: Client, stranger_client: Client, tmp_path: Path
+) -> None:
+    draft = upload(owner, folder_with(tmp_path / "x", tuned(make_state(torch.float32), 4)))
+    services.prepare_draft(draft)
+    services.run_inspection(services.request_inspection(draft, foundation=law.foundation).pk)
+    url, fields = f"/drafts/{draft.pk}", {"name": "law", "title": "法 & Co", "card": "# Typed"}
+    assert stranger_client.post(f"{url}/publish", fields).status_code == 404
+    refused = owner_client.post(f"{url}/publish", fields)
+    assert refused.status_code == 422
+    again = owner_client.get(f"{url}/publish", follow=True)
+    assert again.redirect_chain == [(url, 302)]
+    for html in (refused.content.decode(), again.content.decode()):
+        assert "olive/law already exists" in html
+        assert 'value="法 &amp; Co"' in html
+        assert "# Typed" in html
+    assert owner_client.post(f"{url}/publish", {**fields, "name": "law-2"}).status_code == 302
+    assert (Vector.objects.get(name="law-2").title, Version.objects.get(pk=draft.pk).draft) == (
+        "法 & Co", {},
+    )  # fmt: skip
+
+
 def test_search_finds_two_character_chinese_words(law: Vector) -> None:
     for words in ("推理", "法律", "law", "olive"):
         assert list(Vector.objects.published().matching(words)) == [law], words

@@ -192,7 +192,7 @@ def test_what_is_off_the_shelves_or_switched_off_is_left_alone(
 def test_the_address_alone_leads_to_the_page(version: Version, client: Client) -> None:
     answer = client.get("/olive/law/measure?version=v1")
     assert answer["Location"] == "/olive/law?version=v1#measured"
-    assert client.get("/olive/nothing/measure").status_code == 404
+    assert client.get("/olive/nothing/measure", follow=True).status_code == 404
 
 
 def measured_by(runner: type[Runner], monkeypatch: pytest.MonkeyPatch) -> VersionCheck:

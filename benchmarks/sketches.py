@@ -1,15 +1,14 @@
 """What sketches cost and how quickly they answer: ``python -m benchmarks --sketches``.
 
-Inspection with and without a sketch, two vectors side by side, a forecast, and one vector held
-against ten thousand others of its foundation, on a database and storage of their own. The
-foundation has the shapes of a Llama of 1.1 B parameters, the vectors are random LoRAs of it: a few
-whole sketches, filed under ten thousand names with rows of their own.
+Inspection with and without a sketch, two vectors side by side, a forecast, one vector held against
+ten thousand others of its foundation, and the pages of that shop over HTTP, on a database and
+storage of their own. The foundation has the shapes of a Llama of 1.1 B parameters, the vectors are
+random LoRAs of it: a few whole sketches, filed under ten thousand names with rows of their own.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import statistics
 import tempfile
 import time
@@ -23,7 +22,7 @@ from vectors.tensorfile.sketch_format import Sketch
 
 from .sizes import SIZES
 
-VECTORS = 10_000
+CROWDS = (10, 1_000, 10_000)  # others in the shop: what is counted must not grow with them
 PROTOTYPES = 16
 RANK = 8
 TERMS = 8
@@ -43,7 +42,7 @@ def main() -> None:
     _line(f"its stored bytes: {len(prototypes[0].to_bytes()):,}")
     _pairs(prototypes)
     with tempfile.TemporaryDirectory(prefix="armory-bench-") as folder:
-        _ranking(Path(folder), prototypes)
+        _shop(Path(folder), prototypes)
 
 
 Times = tuple[float, float]  # wall, and the processor's
@@ -128,119 +127,40 @@ def _pairs(sketches: list[Sketch]) -> None:
     _line(f"forecast of {TERMS} vectors, {TERMS * (TERMS - 1) // 2} pairs", _median(whole))
 
 
-def _ranking(folder: Path, prototypes: list[Sketch]) -> None:
-    """One against all, in a shop of its own."""
-    os.environ["ARMORY_DATA"] = str(folder)
-    os.environ["DJANGO_SETTINGS_MODULE"] = "marketplace.settings"
-    for name in ("ARMORY_DATABASE", "ARMORY_BLOBS", "ARMORY_S3_BUCKET"):
-        os.environ.pop(name, None)
-    import django
+def _shop(folder: Path, prototypes: list[Sketch]) -> None:
+    """One against all, in a shop of its own; then the pages of that shop."""
+    from . import crowd
 
-    django.setup()
+    crowd.open_shop(folder)
     from django.contrib.auth.models import AnonymousUser
-    from django.core.management import call_command
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 
     from vectors.neighbours import neighbours
 
-    call_command("migrate", verbosity=0)
-    version = _filled(folder, prototypes)
+    from . import pages
+
+    shop = crowd.Shop(folder, SIZE, FINGERPRINT, prototypes)
+    counted = {}
+    for many in CROWDS:
+        shop.grow(many + 1)
+        counted[many] = pages.counted(shop)
+    version = shop.version(0)
     everybody = AnonymousUser()
 
     def rank() -> None:
         assert neighbours(version, user=everybody) is not None
 
     print()
-    _line(f"one against {VECTORS:,}, the first time (the rows' file is written)", _median(rank, 1))
+    shop.forget_rows()
+    _line(f"one against {CROWDS[-1]:,}, the first time (rows' file written)", _median(rank, 1))
     later = _median(rank)
-    _line(f"one against {VECTORS:,}, later", later)
+    _line(f"one against {CROWDS[-1]:,}, later", later)
     with CaptureQueriesContext(connection) as queries:
         rank()
     _line(f"queries of that: {len(queries)}")
     _line(f"target: below {TARGET:g} s: {'met' if later[0] < TARGET else 'MISSED'}")
-
-
-def _filled(folder: Path, prototypes: list[Sketch]):  # type: ignore[no-untyped-def]
-    """A foundation with ``VECTORS`` + 1 published vectors; returns the version of one."""
-    from django.contrib.auth.models import User
-
-    from vectors.keeping import store_bytes
-    from vectors.models import Blob, Foundation, Vector, Version
-    from vectors.models import Sketch as SketchRow
-    from vectors.sketches import layout_of
-    from vectors.storage.base import blob_key
-    from vectors.tensorfile import sketch_format
-
-    user = User.objects.create_user("ann")
-    foundation = Foundation.objects.create(
-        namespace="lab",
-        name="llama",
-        fingerprint=FINGERPRINT,
-        parameters=SIZE.parameters,
-        nbytes=2 * SIZE.parameters,
-        dtype="BF16",
-        manifest={name: ["BF16", list(shape), 1.0] for name, shape in SIZE.tensors().items()},
-    )
-    layout = layout_of(foundation)
-    generator = np.random.default_rng(1)
-    files, rows = [], []
-    for sketch in prototypes:
-        files.append(folder / "blobs" / blob_key(_stored(store_bytes, sketch.to_bytes())))
-        rows.append(np.frombuffer(layout.row(sketch), np.int8))
-    blobs, kept = [], []
-    for number in range(VECTORS + 1):
-        sha = hashlib.sha256(str(number).encode()).hexdigest()
-        path = folder / "blobs" / blob_key(sha)
-        path.parent.mkdir(exist_ok=True)
-        path.hardlink_to(files[number % PROTOTYPES])
-        blobs.append(Blob(sha256=sha, size=path.stat().st_size))
-        row = rows[number % PROTOTYPES].copy()
-        row[4:] = np.clip(row[4:] + generator.integers(-20, 20, layout.width), -127, 127)
-        kept.append(row.tobytes())
-    Blob.objects.bulk_create(blobs)
-    vectors = Vector.objects.bulk_create(
-        Vector(namespace="ann", name=f"v{n}", owner=user, foundation=foundation, equips=n % 97)
-        for n in range(VECTORS + 1)
-    )
-    versions = Version.objects.bulk_create(
-        Version(
-            owner=user,
-            vector=vector,
-            number=1,
-            foundation=foundation,
-            state="published",
-            form="lora",
-            digest=blob.sha256,
-        )
-        for vector, blob in zip(vectors, blobs, strict=True)
-    )
-    for vector, version in zip(vectors, versions, strict=True):
-        vector.current = version
-    Vector.objects.bulk_update(vectors, ["current"], batch_size=500)
-    SketchRow.objects.bulk_create(
-        [
-            SketchRow(
-                version=version,
-                blob=blob,
-                format=sketch_format.VERSION,
-                norm=1.0,
-                entries=1,
-                changed=1,
-                row=row,
-            )
-            for version, blob, row in zip(versions, blobs, kept, strict=True)
-        ],
-        batch_size=500,
-    )
-    return Version.objects.select_related("foundation").get(pk=versions[0].pk)
-
-
-def _stored(store_bytes: Callable[[bytes], object], content: bytes) -> str:
-    from django.db import transaction
-
-    with transaction.atomic():
-        return str(store_bytes(content))
+    print(f"\n{pages.report(shop, counted)}")
 
 
 if __name__ == "__main__":

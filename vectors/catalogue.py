@@ -191,7 +191,7 @@ def shelves(sort: str = "new") -> list[dict[str, Any]]:
                 {
                     "foundation": foundation,
                     "count": count,
-                    "vectors": list(cards.for_cards().sorted_by(sort)[:GROUP_SIZE]),
+                    "vectors": list(cards.first_cards(sort, GROUP_SIZE)),
                     "more": count > GROUP_SIZE,
                 }
             )

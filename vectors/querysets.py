@@ -106,6 +106,14 @@ class VectorQuerySet(models.QuerySet["Vector"]):
     def sorted_by(self, sort: str) -> QuerySet[Any]:
         return self.order_by(*SORTS.get(sort, SORTS["new"]))
 
+    def first_cards(self, sort: str, many: int) -> QuerySet[Any]:
+        """The first ``many`` of an order, with everything a card shows, in one query.
+
+        Sorted are numbers alone: to sort whole cards takes ten times as long in a large shop.
+        """
+        first = self.sorted_by(sort).values("pk")[:many]
+        return self.model.objects.filter(pk__in=first).for_cards().sorted_by(sort)
+
 
 class VersionQuerySet(models.QuerySet["Version"]):
     def published(self) -> VersionQuerySet:

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django import template
+from django.db.models import Exists, OuterRef, Q
 from django.urls import reverse
 
 from merging.check_context import standing_of
 from merging.checks.models import AbilityCheck, VersionCheck
 from merging.checks.services import may_measure_again
+from merging.models import EquippedTerm
 from vectors.models import Access, Vector, Version, Visibility
 
 register = template.Library()
@@ -26,16 +28,12 @@ def verified_together(*shown: Iterable[Any]) -> dict[int, str]:
     versions = set(_versions(shown))
     if not versions:
         return {}
-    closed = Version.objects.exclude(
-        state=Version.State.PUBLISHED,
-        vector__visibility=Visibility.PUBLIC,
-        vector__access=Access.OPEN,
-    )
+    # Asked of the few recipes that were found: a list of all that is closed grows with the shop.
+    hidden = EquippedTerm.objects.filter(equipped=OuterRef("equipped")).exclude(**_open("version"))
     found = (
         AbilityCheck.objects.filter(result__together=True)
-        .exclude(equipped__terms__version__in=closed.values("pk"))
-        .exclude(equipped__target__in=closed.values("pk"))
-        .filter(equipped__terms__version__in=versions)
+        .filter(Q(equipped__target=None) | Q(**_open("equipped__target")))
+        .filter(~Exists(hidden), equipped__terms__version__in=versions)
         .order_by("pk")
         .values_list("equipped__terms__version", "equipped__slug")
     )
@@ -53,6 +51,15 @@ def measurement_of(version: Version, user: Any) -> dict[str, Any]:
         return {}
     job.version = version
     return standing_of(job)
+
+
+def _open(version: str) -> dict[str, str]:
+    """What is true of a version, by the lookup that leads to it, that everybody may know of."""
+    return {
+        f"{version}__state": Version.State.PUBLISHED,
+        f"{version}__vector__visibility": Visibility.PUBLIC,
+        f"{version}__vector__access": Access.OPEN,
+    }
 
 
 @register.filter

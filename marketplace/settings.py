@@ -113,6 +113,8 @@ ARMORY_DEMO = env_flag("ARMORY_DEMO", True)
 # Results of whole-tensor merges (decompositions): a cache, safe to empty while nothing runs.
 ARMORY_RESULTS = ARMORY_DATA / "results"
 ARMORY_RESULTS_BYTES = env_int("ARMORY_RESULTS_GB", 20, 0, 1 << 20) * 10**9
+# Builds: files of equipped models written down, the least recently used ones dropped. 0: none is.
+ARMORY_BUILDS_BYTES = env_int("ARMORY_BUILDS_GB", 20, 0, 1 << 20) * 10**9
 # Pieces of what clients have pushed, kept so that a similar file sends only what is new: a cache.
 ARMORY_XET_BYTES = env_int("ARMORY_XET_GB", 20, 0, 1 << 20) * 10**9
 ARMORY_DEMO_READY = ARMORY_DATA / "demo.ready"
@@ -377,8 +379,10 @@ elif CELERY_BROKER_URL.startswith("redis"):
 # no limit on how long a job may take.
 ARMORY_LEASE_SECONDS = env_int("ARMORY_LEASE_SECONDS", 15, 1, 3600)
 CELERY_TASK_DEFAULT_QUEUE = "armory"
-# A worker without -Q serves both; `serve` gives the checks, which take minutes, one of their own.
-CELERY_TASK_QUEUES = [Queue(name, routing_key=name) for name in ("armory", "armory.checks")]
+# A worker without -Q serves all; `serve` gives checks and builds, which take minutes, each its own.
+CELERY_TASK_QUEUES = [
+    Queue(name, routing_key=name) for name in ("armory", "armory.checks", "armory.builds")
+]
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_IGNORE_RESULT = True

@@ -9,4 +9,5 @@ class MergingConfig(AppConfig):
     verbose_name = _("Merging")
 
     def ready(self) -> None:
+        from merging import build_wiring  # noqa: F401
         from merging.checks import wiring  # noqa: F401

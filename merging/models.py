@@ -8,12 +8,16 @@ from django.conf import settings
 from django.db import models
 from django.urls import reverse
 
+from merging.build_models import Build, BuildFile, BuildState
 from merging.checks.models import AbilityCheck, CoefficientSweep, Measured, VersionCheck
 from merging.engine.recipe import Recipe, coefficient_text, recipe_from_json
 from vectors.models import Foundation, Version
 
 __all__ = [
     "AbilityCheck",
+    "Build",
+    "BuildFile",
+    "BuildState",
     "CoefficientSweep",
     "ComputedHash",
     "Equip",

@@ -10,6 +10,9 @@ from functools import cached_property
 
 from zipstream import ZIP_STORED, ZipStream
 
+from merging.build_models import BuildFile
+from merging.build_reading import built_file, built_files, read_built
+from merging.builds import etag_of
 from merging.card import readme, recipe_yaml
 from merging.engine.adapter_out import CONFIG_FILE, WEIGHTS_FILE
 from merging.engine.difference import change_of, lay_out_change
@@ -18,8 +21,8 @@ from merging.engine.joined import is_sum_of_loras, joined_lora
 from merging.engine.layout import VirtualFile
 from merging.engine.local_files import LEFT_OUT
 from merging.engine.recipe import Recipe
-from merging.engine.run import PIECE_BYTES, identity, stream_ahead
-from merging.hashes import hashed, known_hash
+from merging.engine.run import PIECE_BYTES, stream_ahead
+from merging.hashes import hashed, known_hash, known_hashes
 from merging.models import EquippedModel
 from merging.opening import opened_equipped
 from vectors.models import Blob, Foundation, RepositoryFile, Version
@@ -35,7 +38,8 @@ class OutputFile:
     """One file of an equipped repository.
 
     ``etag`` stands for the bytes of a computed file and never looks like a SHA-256, which clients
-    would check; ``sha256`` is empty until such a file has been computed once as a whole.
+    would check; ``sha256`` is empty until such a file has been computed once as a whole (its
+    ``digest`` is what was known when it was listed). ``built`` is the same file in storage.
     """
 
     path: str
@@ -44,6 +48,8 @@ class OutputFile:
     blob: Blob | None = None
     content: bytes | None = None
     virtual: VirtualFile | None = None
+    digest: str = ""
+    built: BuildFile | None = None
 
     @property
     def sha256(self) -> str:
@@ -52,22 +58,29 @@ class OutputFile:
             return self.blob.sha256
         if self.content is not None:
             return hashlib.sha256(self.content).hexdigest()
-        return known_hash(self.etag)
+        return self.digest
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """Bytes ``[start, stop)`` in pieces. Virtual files need their checkpoints open."""
         stop = self.size if stop is None else stop
-        if self.virtual is not None:
-            pieces = stream_ahead(self.virtual, start, stop)
-            if (start, stop) == (0, self.size) and not self.sha256:
-                pieces = hashed(pieces, self.etag, self.size)
-            yield from pieces
+        if self.built is not None:
+            yield from read_built(self.built, start, stop, self.compute)
+        elif self.virtual is not None:
+            yield from self.compute(start, stop)
         elif self.blob is not None:
             with closing(storage().open(self.blob.sha256)) as source:
                 for at in range(start, stop, PIECE_BYTES):
                     yield read_bytes(source, at, min(at + PIECE_BYTES, stop))
         elif self.content is not None and start < stop:
             yield self.content[start:stop]
+
+    def compute(self, start: int, stop: int) -> Iterator[bytes]:
+        """Bytes ``[start, stop)`` of a virtual file, whatever lies in storage."""
+        assert self.virtual is not None
+        pieces = stream_ahead(self.virtual, start, stop)
+        if (start, stop) == (0, self.size) and not self.digest:
+            pieces = hashed(pieces, self.etag, self.size)
+        yield from pieces
 
 
 class Opened:
@@ -83,14 +96,33 @@ class Opened:
         """Every file by path. Listing takes longer than opening, so it waits until it is asked."""
         return {file.path: file for file in self._list()}
 
+    @cached_property
+    def computed(self) -> list[OutputFile]:
+        """The files whose bytes are computed, with what is known of each by now."""
+        virtual = self.equipment.model.files
+        etags = {path: etag_of(self.row, path) for path in virtual}
+        digests, built = known_hashes(etags.values()), built_files(self.row.pk)
+        return [
+            OutputFile(
+                path,
+                file.size,
+                etags[path],
+                virtual=file,
+                digest=digests.get(etags[path], ""),
+                built=built.get(etags[path]),
+            )
+            for path, file in virtual.items()
+        ]
+
     def close(self) -> None:
         self._context.__exit__(None, None, None)
 
-    def read(self, path: str, start: int, stop: int) -> Iterator[bytes]:
-        """Stream a range of one file and close everything at its end, whatever the end is."""
+    def compute(self, path: str, start: int, stop: int) -> Iterator[bytes]:
+        """Stream a range of a computed file and close everything at its end, whatever it is."""
         try:
-            file = self._computed(path) or self.files[path]
-            yield from file.read(start, stop)
+            virtual, etag = self.equipment.model.files[path], etag_of(self.row, path)
+            file = OutputFile(path, virtual.size, etag, virtual=virtual, digest=known_hash(etag))
+            yield from file.compute(start, stop)
         finally:
             self.close()
 
@@ -102,17 +134,19 @@ class Opened:
         if self.equipment.model.index is not None:
             written["model.safetensors.index.json"] = self.equipment.model.index
         for path, content in written.items():
-            yield OutputFile(path, len(content), _etag(row, path), content=content)
-        for path in self.equipment.model.files:
-            file = self._computed(path)
-            assert file is not None
-            yield file
+            yield OutputFile(path, len(content), etag_of(row, path), content=content)
+        yield from self.computed
 
-    def _computed(self, path: str) -> OutputFile | None:
-        file = self.equipment.model.files.get(path)
-        if file is None:
-            return None
-        return OutputFile(path, file.size, _etag(self.row, path), virtual=file)
+
+def read_weights(pk: int, path: str, etag: str, start: int, stop: int) -> Iterator[bytes]:
+    """Bytes ``[start, stop)`` of a computed file of the recipe ``pk``: as they lie in storage, else
+    computed while they leave. What they are computed from is opened in the latter case alone."""
+
+    def stream(start: int, stop: int) -> Iterator[bytes]:
+        return Opened(EquippedModel.objects.get(pk=pk)).compute(path, start, stop)
+
+    built = built_file(pk, etag)
+    return stream(start, stop) if built is None else read_built(built, start, stop, stream)
 
 
 def configuration(row: EquippedModel, source: str) -> dict[str, Blob]:
@@ -148,10 +182,6 @@ def _is_configuration(file: RepositoryFile) -> bool:
     return name not in LEFT_OUT | _ADAPTER and not name.endswith(_WEIGHTS)
 
 
-def _etag(row: EquippedModel, path: str) -> str:
-    return f"armory-{identity(row.recipe, path)[:40]}"
-
-
 def difference_file(opened: Opened) -> OutputFile | None:
     """What the recipe adds to its target, in one file; None where that is nothing."""
     try:
@@ -159,7 +189,8 @@ def difference_file(opened: Opened) -> OutputFile | None:
     except RecipeError:
         return None
     ((path, file),) = lay_out_change(change, one_file=True).files.items()
-    return OutputFile(path, file.size, _etag(opened.row, path), virtual=file)
+    etag = etag_of(opened.row, path)
+    return OutputFile(path, file.size, etag, virtual=file, digest=known_hash(etag))
 
 
 def read_difference(row: EquippedModel, start: int, stop: int) -> Iterator[bytes]:
@@ -180,11 +211,13 @@ def lora_files(opened: Opened) -> list[OutputFile]:
         lora = joined_lora(opened.equipment, base=target.repo_id)
     except RecipeError:
         return []
+    etag = etag_of(row, WEIGHTS_FILE)
     small = {CONFIG_FILE: lora.config, "recipe.yaml": recipe_yaml(row).encode()}
     return [
-        *(OutputFile(path, len(held), _etag(row, path), content=held)
+        *(OutputFile(path, len(held), etag_of(row, path), content=held)
           for path, held in small.items()),
-        OutputFile(WEIGHTS_FILE, lora.weights.size, _etag(row, WEIGHTS_FILE), virtual=lora.weights),
+        OutputFile(WEIGHTS_FILE, lora.weights.size, etag, virtual=lora.weights,
+                   digest=known_hash(etag)),
     ]  # fmt: skip
 
 

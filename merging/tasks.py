@@ -1,8 +1,9 @@
-"""What the broker's bell wakes. Checks have a queue of their own: they take minutes."""
+"""What the broker's bell wakes. Checks and builds have queues of their own: they take minutes."""
 
 from celery import shared_task
 
 CHECKS = "armory.checks"
+BUILDS = "armory.builds"
 
 
 @shared_task
@@ -24,3 +25,10 @@ def run_version_check(job_id: int) -> None:
     from merging.checks.running import run_version_check
 
     run_version_check(job_id)
+
+
+@shared_task
+def run_build(build_id: int) -> None:
+    from merging.building import run_build
+
+    run_build(build_id)

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from merging import check_views, lecture_views, loadout_views, views
+from merging import build_views, check_views, lecture_views, loadout_views, views
 
 urlpatterns = [
     path("how-merging-works", lecture_views.lecture, name="lecture"),
@@ -18,6 +18,11 @@ urlpatterns = [
         views.equipped_difference,
         name="equipped_difference",
     ),
+    path("equipped/<slug:slug>/build", build_views.build, name="start_build"),
+    path("equipped/<slug:slug>/build/progress", build_views.progress, name="build_progress"),
+    path("equipped/<slug:slug>/build/events", build_views.events, name="build_events"),
+    path("equipped/<slug:slug>/build/stop", build_views.stop, name="stop_build"),
+    path("equipped/<slug:slug>/files", build_views.files, name="equipped_files"),
     path("equipped/<slug:slug>/check", check_views.check, name="start_check"),
     path("equipped/<slug:slug>/sweep", check_views.sweep, name="start_sweep"),
     path("equipped/<slug:slug>/checks", check_views.checks, name="equipped_checks"),

@@ -13,6 +13,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
+from merging.build_context import build_context
 from merging.card import formula, licenses, readme, recipe_yaml
 from merging.check_context import check_context
 from merging.engine.errors import RecipeError, _
@@ -104,7 +105,7 @@ def equipped(request: HttpRequest, slug: str) -> HttpResponse:
 def page_context(request: HttpRequest, row: EquippedModel) -> dict[str, Any]:
     """Everything the recipe page shows."""
     with closing(Opened(row)) as opened:
-        files = list(opened.files.values())
+        files = file_rows(row, opened)
         difference, lora = difference_file(opened), lora_files(opened)
     recipe = row.recipe
     return {
@@ -116,8 +117,8 @@ def page_context(request: HttpRequest, row: EquippedModel) -> dict[str, Any]:
         "loadout_url": loadout_url(row),
         "licenses": licenses(row),
         "license_names": sorted({name for _repo, name in licenses(row) if name}),
-        "files": [_file_row(row, file) for file in files],
-        "total": sum(file.size for file in files),
+        "files": files,
+        "total": sum(file["size"] for file in files),
         "report": report_rows(row.report),
         "yaml": recipe_yaml(row),
         "card_html": render_card(read_card(readme(row)).body),
@@ -127,6 +128,8 @@ def page_context(request: HttpRequest, row: EquippedModel) -> dict[str, Any]:
         "lora_size": sum(file.size for file in lora),
         "start": request.GET.get("start") == "1",
         "again_url": again_url(request, row),
+        "files_url": again_url(request, row, "files"),
+        **build_context(row, request.user),
         **check_context(row, request.user),
         **sweep_context(
             row,
@@ -137,13 +140,13 @@ def page_context(request: HttpRequest, row: EquippedModel) -> dict[str, Any]:
     }
 
 
-def again_url(request: HttpRequest, row: EquippedModel) -> str:
+def again_url(request: HttpRequest, row: EquippedModel, section: str = "") -> str:
     """Where the page goes to show itself anew, without a script, while a job runs. The address has
     to be another one each time: browsers do not load again what differs by its fragment."""
     query = request.GET.copy()
     look = query.get("look", "")
     query["look"] = str(int(look) + 1 if look.isdecimal() and len(look) < 9 else 1)
-    section = "sweep" if "sweep" in query else "abilities"
+    section = section or ("sweep" if "sweep" in query else "abilities")
     return f"{row.get_absolute_url()}?{query.urlencode()}#{section}"
 
 
@@ -240,15 +243,18 @@ def _terms(request: HttpRequest) -> list[tuple[Any, Decimal]]:
     ]
 
 
-def _file_row(row: EquippedModel, file: Any) -> dict[str, Any]:
-    url = reverse("resolve", args=["equipped", row.slug, MAIN, file.path])
-    return {
-        "path": file.path,
-        "size": file.size,
-        "sha256": file.sha256,
-        "url": url,
-        "computed": file.virtual is not None,
-    }
+def file_rows(row: EquippedModel, opened: Opened) -> list[dict[str, Any]]:
+    """The files of the equipped model for the page's table."""
+    return [
+        {
+            "path": file.path,
+            "size": file.size,
+            "sha256": file.sha256,
+            "url": reverse("resolve", args=["equipped", row.slug, MAIN, file.path]),
+            "computed": file.virtual is not None,
+        }
+        for file in opened.files.values()
+    ]
 
 
 def visit_of(request: HttpRequest) -> str:

@@ -15,10 +15,11 @@ from marketplace.hub.files import HubFile, stored_file, written_file
 from marketplace.hub.repositories import MAIN, Repository, Snapshot
 from marketplace.hub.requests import Caller
 from marketplace.hub.spelling import row_of_id
+from merging.build_reading import built_file, direct_url
 from merging.engine.kernels import KERNEL
 from merging.hashes import known_hashes
 from merging.models import SLUG_DIGITS, EquippedModel
-from merging.repository import Opened
+from merging.repository import Opened, read_weights
 from merging.services import may_see_recipe, missing_grants
 from merging.spelling import SPELLED
 from vectors.commits import commit_id
@@ -141,11 +142,17 @@ def _listed(row: EquippedModel) -> Iterator[HubFile]:
                 yield written_file(file.path, file.content)
             else:
                 assert file.virtual is not None
-                read = partial(_read, row.pk, file.path, file.virtual.header)
-                yield HubFile(file.path, file.size, file.etag, read)
+                read = partial(_read, row.pk, file.path, file.etag, file.virtual.header)
+                direct = partial(_direct, row.pk, file.etag)
+                yield HubFile(file.path, file.size, file.etag, read, direct=direct)
 
 
-def _read(pk: int, path: str, header: bytes, start: int, stop: int) -> Iterator[bytes]:
+def _read(pk: int, path: str, etag: str, header: bytes, start: int, stop: int) -> Iterator[bytes]:
     if stop <= len(header):  # what tensors there are is asked more often than what is in them
         return iter([header[start:stop]])
-    return Opened(EquippedModel.objects.get(pk=pk)).read(path, start, stop)
+    return read_weights(pk, path, etag, start, stop)
+
+
+def _direct(pk: int, etag: str, file_name: str) -> str | None:
+    built = built_file(pk, etag)
+    return None if built is None else direct_url(built, file_name)

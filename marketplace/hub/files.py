@@ -18,12 +18,16 @@ from vectors.models import Blob, Foundation, RepositoryFile, Version
 POINTER_SIZE = 134  # about; clients show it and do nothing with it
 MAX_HEADER = 100 << 20  # of a safetensors file; the format's own limit
 Read = Callable[[int, int], Iterator[bytes]]
+Direct = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
 class HubFile:
     """A file. ``sha256`` is empty while nobody has hashed what is computed on its way out; its
-    ``etag`` then does not look like a SHA-256, because clients check those they are given."""
+    ``etag`` then does not look like a SHA-256, because clients check those they are given.
+
+    ``direct`` asks for an address of storage's own under which it hands the bytes out by itself.
+    """
 
     path: str
     size: int
@@ -31,6 +35,7 @@ class HubFile:
     read: Read = field(repr=False, compare=False)
     sha256: str = ""
     blob: Blob | None = None
+    direct: Direct | None = field(default=None, repr=False, compare=False)
 
     @property
     def oid(self) -> str:

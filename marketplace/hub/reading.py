@@ -6,7 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseRedirect,
+    JsonResponse,
+)
 
 from marketplace.hub.counting import counted
 from marketplace.hub.errors import HubError, bad_request, entry_not_found
@@ -163,6 +169,14 @@ def _resolve(
 
 def _bytes(request: HttpRequest, file: HubFile, headers: dict[str, str]) -> HttpResponseBase:
     name, content_type = file.path.rsplit("/", 1)[-1], content_type_of(file.path)
+    # Storage knows the file by another ETag: whoever names one is answered here.
+    conditional = any(name in request.headers for name in ("If-Range", "If-None-Match"))
+    if file.direct is not None and request.method == "GET" and not conditional:
+        url = file.direct(name)
+        if url is not None:
+            return HttpResponseRedirect(
+                url, headers={"Cache-Control": "private, no-store", **headers}
+            )
     return ranged_response(
         request,
         size=file.size,

@@ -1,4 +1,4 @@
-// A check that runs is followed by server-sent events: the bar moves, nothing else on the page
+// A check or a build that runs is followed by server-sent events: the bar moves, nothing else on the page
 // does, and at the end the section is put in place of the old one. Where events do not arrive the
 // progress is polled; without this script the page reloads itself.
 
@@ -67,7 +67,7 @@ async function finish(place, job) {
   } catch {
     // The page itself is asked for instead.
   }
-  const old = document.getElementById("checks");
+  const old = document.getElementById(place.dataset.into);
   if (!html || !old) return location.reload();
   const heading = place.closest("section").querySelector("h2").id;
   const inside = old.contains(document.activeElement);

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from vectors.errors import Refusal, _
 from vectors.tensorfile.source import ByteSource
 
+URL_LIFETIME = 12 * 3600  # seconds
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -47,8 +48,10 @@ class Storage(Protocol):
     def delete(self, sha256: str) -> None:
         """Forget a blob; harmless when it is not there."""
 
-    def download_url(self, sha256: str, file_name: str) -> str | None:
-        """A signed, expiring URL that serves the blob directly, None when the site must do it."""
+    def download_url(
+        self, sha256: str, file_name: str, *, seconds: int = URL_LIFETIME
+    ) -> str | None:
+        """A signed URL that serves the blob directly and expires, None when the site must do it."""
 
     def free_bytes(self) -> int | None:
         """Room for more, None when nobody can tell."""

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from vectors.errors import Refusal, _
 from vectors.storage.base import (
+    URL_LIFETIME,
     StagedPart,
     blob_key,
     missing_blob,
@@ -80,7 +81,9 @@ class LocalStorage:
     def delete(self, sha256: str) -> None:
         self._blob(sha256).unlink(missing_ok=True)
 
-    def download_url(self, sha256: str, file_name: str) -> str | None:
+    def download_url(
+        self, sha256: str, file_name: str, *, seconds: int = URL_LIFETIME
+    ) -> str | None:
         return None
 
     def free_bytes(self) -> int | None:

@@ -22,6 +22,7 @@ from botocore.exceptions import ClientError
 
 from vectors.errors import Refusal, _
 from vectors.storage.base import (
+    URL_LIFETIME,
     StagedPart,
     blob_key,
     missing_blob,
@@ -32,7 +33,6 @@ from vectors.storage.disposition import disposition
 from vectors.storage.s3source import S3Source
 from vectors.tensorfile.source import ByteSource
 
-URL_LIFETIME = 12 * 3600  # seconds
 COPY_LIMIT = 5 << 30  # CopyObject takes no more
 COPY_PART = 1 << 30
 PUT_PART = 32 << 20
@@ -93,7 +93,9 @@ class S3Storage:
     def delete(self, sha256: str) -> None:
         self._client.delete_object(Bucket=self._bucket, Key=_blob(sha256))
 
-    def download_url(self, sha256: str, file_name: str) -> str | None:
+    def download_url(
+        self, sha256: str, file_name: str, *, seconds: int = URL_LIFETIME
+    ) -> str | None:
         url: str = self._client.generate_presigned_url(
             "get_object",
             Params={
@@ -102,7 +104,7 @@ class S3Storage:
                 "ResponseContentDisposition": disposition(file_name),
                 "ResponseContentType": "application/octet-stream",
             },
-            ExpiresIn=URL_LIFETIME,
+            ExpiresIn=seconds,
         )
         return url
 

@@ -101,6 +101,11 @@ def checker() -> Child:
     return celery("worker for checks", "-n checks@%h -Q armory.checks -P solo")
 
 
+def builder() -> Child:
+    """The worker of the builds: one at a time, because each computes with every core."""
+    return celery("worker for builds", "-n builds@%h -Q armory.builds -P solo")
+
+
 def celery(label: str, options: str) -> Child:
     command = f"-m celery -q -A marketplace worker {options} -l WARNING"
     quiet = "--without-gossip --without-mingle --without-heartbeat"
@@ -166,6 +171,7 @@ class Command(BaseCommand):
         check_port(host, port)
         self.migrate()
         children = [web(host, port), worker(), checker()]
+        children += [builder()] if settings.ARMORY_BUILDS_BYTES else []
         children += [seed()] if settings.ARMORY_DEMO else []
         try:
             for child in children:

@@ -9,7 +9,7 @@ from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_safe
 
 from merging.build_context import build_context, progress_of
 from merging.builds import start_build, stop_build
@@ -18,12 +18,13 @@ from merging.models import Build, EquippedModel
 from merging.repository import Opened
 from merging.views import file_rows, usable_recipe
 from vectors.errors import explain
+from vectors.posting import post_only
 from vectors.tensorfile.errors import Problem
 
 FILES = "#files"
 
 
-@require_POST
+@post_only("equipped", "slug", fragment=FILES)
 def build(request: HttpRequest, slug: str) -> HttpResponse:
     """Start the build of a recipe, or again."""
     row = usable_recipe(request, slug)
@@ -36,7 +37,7 @@ def build(request: HttpRequest, slug: str) -> HttpResponse:
     return redirect(row.get_absolute_url() + FILES)
 
 
-@require_POST
+@post_only("equipped", "slug", fragment=FILES)
 def stop(request: HttpRequest, slug: str) -> HttpResponse:
     """Stop a build that one has started."""
     row = usable_recipe(request, slug)

@@ -30,6 +30,8 @@ FORMS = {
     "/equipped/0f0f/check": "/equipped/0f0f#abilities",
     "/equipped/0f0f/sweep": "/equipped/0f0f#sweep",
     "/equipped/0f0f/checks/check/stop": "/equipped/0f0f",
+    "/equipped/0f0f/build": "/equipped/0f0f#files",
+    "/equipped/0f0f/build/stop": "/equipped/0f0f#files",
     "/loadouts/0f0f/delete": "/loadouts/0f0f",
     "/olive/law/like": "/olive/law",
     "/olive/law/cover": "/olive/law",

@@ -12,6 +12,8 @@ from markdown_it import MarkdownIt
 
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*$\r?\n?", re.S | re.M)
 MAX_CARD = 500_000
+# Counts up whenever ``render`` makes other HTML of the same card: what is kept is drawn anew then.
+RENDERER = 1
 
 _markdown = MarkdownIt("commonmark", {"html": False, "linkify": False}).enable(
     ["table", "strikethrough"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from vectors.cards import list_of, read_card, render, text_of
+from vectors.cards import RENDERER, list_of, read_card, render, text_of
 from vectors.errors import Refusal, _
 from vectors.models import Claim, Foundation, Repository, Vector
 from vectors.search import index_text
@@ -105,15 +105,32 @@ def fields_from_card(text: str) -> dict[str, Any]:
 def describe(repository: Repository, card: str, fields: dict[str, Any]) -> None:
     """Set the describing fields of ``repository`` (not saved) from a card and its fields."""
     repository.card = card
-    repository.card_html = render(_below_the_head(read_card(card).body, fields))
     repository.title = fields.get("title", "")[:120]
     repository.summary = fields.get("summary", "")[:200]
+    _draw_card(repository)
     repository.license = fields.get("license", "")[:60]
     repository.pipeline_tag = fields.get("pipeline_tag", "")[:60]
     codes = [code for code in fields.get("languages", []) if re.fullmatch(r"[a-z-]{2,12}", code)]
     repository.languages = f" {' '.join(codes)} "[:200] if codes else ""
     repository.tags = fields.get("tags", [])[:20]
     repository.search_text = search_text_of(repository)
+
+
+def _draw_card(repository: Repository) -> None:
+    repository.card_html = render(_below_the_head(repository))
+    repository.card_renderer = RENDERER
+
+
+def with_newest_card(repository: Repository) -> None:
+    """Draw the card anew, once, where an older renderer has drawn what is kept of it."""
+    if repository.card_renderer == RENDERER:
+        return
+    _draw_card(repository)
+    # Who publishes at this moment has drawn another card, by this renderer: that one stays.
+    older = type(repository)._default_manager.filter(pk=repository.pk)
+    older.exclude(card_renderer=RENDERER).update(
+        card_html=repository.card_html, card_renderer=RENDERER
+    )
 
 
 def search_text_of(repository: Repository) -> str:
@@ -136,13 +153,14 @@ def suggested_coefficient(card: str) -> float:
     return float(value) if usable and value else 1.0
 
 
-def _below_the_head(body: str, fields: dict[str, Any]) -> str:
+def _below_the_head(repository: Repository) -> str:
     """The card without title and summary at its beginning: the page shows them above it."""
+    body = read_card(repository.card).body
     heading, _break, rest = body.lstrip().partition("\n")
-    if heading.removeprefix("# ").strip() != fields.get("title"):
+    if heading.removeprefix("# ").strip() != repository.title:
         return body
     paragraph, _break, after = rest.lstrip().partition("\n\n")
-    return after if " ".join(paragraph.split()) == fields.get("summary") else rest
+    return after if " ".join(paragraph.split()) == repository.summary else rest
 
 
 def _ability(raw: dict[str, Any]) -> dict[str, Any]:

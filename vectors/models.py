@@ -62,6 +62,7 @@ class Repository(models.Model):
     tags = models.JSONField(default=list, blank=True)
     card = models.TextField(blank=True)
     card_html = models.TextField(blank=True)
+    card_renderer = models.PositiveSmallIntegerField(default=0)  # that drew it: cards.RENDERER
     search_text = models.TextField(blank=True)
     equips = models.PositiveIntegerField(default=0)
     likes = models.PositiveIntegerField(default=0)

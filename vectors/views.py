@@ -18,7 +18,7 @@ from vectors.access import may_edit, may_read, may_see, request_of
 from vectors.adapters import handed_out
 from vectors.catalogue import CatalogueQuery, shelves
 from vectors.covers import remove_cover, set_cover
-from vectors.describe import suggested_coefficient
+from vectors.describe import suggested_coefficient, with_newest_card
 from vectors.downloads import blob_response
 from vectors.errors import Refusal, explain
 from vectors.models import Blob, Claim, Foundation, Vector, Version
@@ -85,10 +85,11 @@ def visible_vector(request: HttpRequest, namespace: str, name: str) -> Vector:
 
 
 def _foundation_page(request: HttpRequest, foundation: Foundation) -> HttpResponse:
+    with_newest_card(foundation)
     vectors = Vector.objects.published().filter(foundation=foundation)
     context = {
         "foundation": foundation,
-        "vectors": vectors.for_cards().sorted_by("equipped")[:24],
+        "vectors": vectors.first_cards("equipped", 24),
         "vector_count": vectors.count(),
         "files": file_rows(foundation),
         "tensors": len(foundation.manifest),
@@ -98,6 +99,7 @@ def _foundation_page(request: HttpRequest, foundation: Foundation) -> HttpRespon
 
 
 def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
+    with_newest_card(vector)
     versions = [
         version
         for version in vector.versions.order_by("-number")
@@ -127,8 +129,7 @@ def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
         "related": Vector.objects.published()
         .filter(foundation=vector.foundation)
         .exclude(pk=vector.pk)
-        .for_cards()
-        .sorted_by("equipped")[:4],
+        .first_cards("equipped", 4),
         "may_edit": mine,
         "waiting": vector.access_requests.filter(state="pending").count() if mine else 0,
         "liked": request.user.is_authenticated

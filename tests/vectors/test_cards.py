@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from django.test import Client
 from django.utils.translation import override
+from pytest_django import DjangoAssertNumQueries
 
-from vectors.cards import read_card
+from tests.hub import stock
+from vectors.cards import RENDERER, read_card, render
 from vectors.catalogue import facet_label
-from vectors.describe import describe, fields_from_card, suggested_coefficient
+from vectors.describe import describe, fields_from_card, suggested_coefficient, with_newest_card
 from vectors.models import Vector
 from vectors.templatetags.armory import ticked
 
@@ -84,6 +89,63 @@ def test_what_the_page_says_above_is_not_said_twice(body: str, first: str) -> No
     describe(vector, text, fields_from_card(text))
     assert vector.card_html.strip().startswith(first)
     assert bool(vector.card_html.strip()) == bool(first)
+
+
+SAMPLE = """# A
+
+*a* [b](https://example.org) `c` ~~d~~ <script>e</script>
+
+| f | g |
+|---|---|
+| 1 | 2 |
+
+```sh
+h
+```
+
+1. i
+   - j
+
+> k ![l](m.png)
+"""
+
+
+def test_another_renderer_has_another_number() -> None:
+    """Else what an older one has drawn stays as it is: count RENDERER up, and note both here."""
+    drawn = hashlib.sha256(render(SAMPLE).encode()).hexdigest()[:12]
+    assert (RENDERER, drawn) == (1, "77dc0bb7ebc2")
+
+
+@pytest.mark.django_db
+def test_what_an_older_renderer_drew_is_drawn_anew_once(
+    client: Client, owner: User, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    card = "---\narmory: {title: Law}\n---\n# Law\n\n```sh\nhf download\n```\n"
+    base = stock.foundation("lab/tiny", card)
+    law = stock.vector("olive/law", owner, base, card)
+    for row in (base, law):
+        now = row.card_html
+        assert '<pre tabindex="0">' in now
+        kept = type(row).objects.filter(pk=row.pk)
+        before = kept.get().updated
+        kept.update(card_html="<pre>old</pre>", card_renderer=RENDERER - 1)
+        assert now in client.get(row.get_absolute_url()).content.decode()
+        kept_row = kept.get()
+        assert (kept_row.card_html, kept_row.card_renderer) == (now, RENDERER)
+        assert kept_row.updated == before, "its owner has changed nothing"
+        with django_assert_num_queries(0):
+            with_newest_card(kept_row)
+
+
+@pytest.mark.django_db
+def test_what_is_published_meanwhile_is_not_drawn_over(owner: User) -> None:
+    law = stock.vector("olive/law", owner, stock.foundation("lab/tiny"), "old")
+    Vector.objects.update(card_renderer=RENDERER - 1)
+    looked_at = Vector.objects.get()
+    describe(law, "new", {})
+    law.save()
+    with_newest_card(looked_at)
+    assert "new" in Vector.objects.get().card_html
 
 
 def test_names_in_sentences_are_code() -> None:

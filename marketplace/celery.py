@@ -42,13 +42,14 @@ def sweep_once() -> None:
 
     from marketplace.hub.xet import spool
     from merging.checks.services import retry_measurements
-    from vectors import leases, uploads
+    from vectors import claims, leases, uploads
 
     steps = (
         leases.beat,
         leases.sweep_all,
         retry_measurements,
         uploads.expire_uploads,
+        claims.expire_claims,
         spool.sweep,
     )
     for step in steps:

@@ -1,12 +1,15 @@
-"""Repository ids: claimed before anything is published, changed, given up."""
+"""Repository ids: claimed before anything is published, changed, given up, forgotten."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import ProtectedError
+from django.db.models import F, Max, ProtectedError, QuerySet
+from django.db.models.functions import Coalesce
+from django.utils import timezone
 
 from vectors import search
 from vectors.announced import Conflict, Forbidden
@@ -16,6 +19,9 @@ from vectors.errors import _
 from vectors.models import Claim, Grant, Vector, Version, Visibility
 
 MAX_CLAIMS = 50  # of one owner: names are scarce, and an empty one helps nobody
+# How long a name without a publication, and a push without all of its weights, are kept after the
+# last push. Long enough for a training that pushes at its end.
+KEPT = timedelta(days=90)
 
 
 def check_own(user: Any, namespace: str) -> None:
@@ -48,6 +54,34 @@ def claim(*, owner: Any, name: str, visibility: str = Visibility.PUBLIC) -> Clai
             )
     except IntegrityError as error:  # two clients at the same moment
         raise Conflict(_("%(id)s exists already."), id=f"{namespace}/{name}") from error
+
+
+def claims_by_touch() -> QuerySet[Any]:
+    """Every claim with ``touched``: when something was pushed to it last, or it was made."""
+    return Claim.objects.annotate(touched=Coalesce(Max("versions__created"), F("created")))
+
+
+def incomplete() -> QuerySet[Version]:
+    """Every push that waits for the rest of its weights."""
+    return Version.objects.filter(state=Version.State.UPLOADING).exclude(commit="")
+
+
+def expire_claims() -> int:
+    """Give up names and incomplete pushes that nobody went on with. Called by a sweep; how many."""
+    before = timezone.now() - KEPT
+    given_up = 0
+    for stale in claims_by_touch().filter(touched__lt=before):
+        with transaction.atomic():
+            # Who pushes to it at this moment holds it: then it is not stale any more.
+            held = Claim.objects.select_for_update().filter(pk=stale.pk).first()
+            if held is None or held.versions.filter(created__gte=before).exists():
+                continue
+            delete(held)
+            given_up += 1
+    for push in incomplete().filter(created__lt=before):
+        discard(push)
+        given_up += 1
+    return given_up
 
 
 def rename(repository: Vector | Claim, *, name: str) -> None:

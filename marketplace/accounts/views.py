@@ -1,4 +1,4 @@
-"""The account's own pages: access tokens, and saying yes to a device."""
+"""The account's own pages: access tokens, saying yes to a device, names kept and not used yet."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_http_methods, require_safe
 
 from marketplace.accounts import devices
 from marketplace.accounts.forms import CodeForm, ScopeForm, TokenForm
 from marketplace.accounts.limits import within
 from marketplace.accounts.tokens import make_token, revoke, tokens_of
 from marketplace.models import DeviceLogin, Scope
+from vectors import claims
+from vectors.dropping import discard
 from vectors.errors import Refusal, explain
 from vectors.posting import post_only
 
@@ -55,12 +57,48 @@ def tokens(request: HttpRequest) -> HttpResponse:
 @login_required
 def revoke_token(request: HttpRequest) -> HttpResponse:
     """Revoke one of one's own tokens."""
-    number = request.POST.get("token", "")
-    pk = int(number) if number.isascii() and number.isdecimal() and len(number) < 19 else 0
-    token = get_object_or_404(tokens_of(request.user), pk=pk)
+    token = get_object_or_404(tokens_of(request.user), pk=number_of(request.POST.get("token", "")))
     revoke(token)
     messages.success(request, _("The token “%(name)s” is revoked.") % {"name": token.name})
     return redirect("tokens")
+
+
+@login_required
+@require_safe
+def unpublished(request: HttpRequest) -> HttpResponse:
+    """Names the visitor keeps without a publication, and pushes that are not whole yet."""
+    names = claims.claims_by_touch().filter(owner=request.user.pk).order_by("namespace", "name")
+    pushes = claims.incomplete().filter(owner=request.user.pk).select_related("vector", "claim")
+    context = {
+        "names": [{"claim": each, "until": each.touched + claims.KEPT} for each in names],
+        "pushes": [
+            {"version": each, "until": each.created + claims.KEPT}
+            for each in pushes.order_by("-pk")
+        ],
+        "days": claims.KEPT.days,
+    }
+    return render(request, "accounts/unpublished.html", context)
+
+
+@post_only("unpublished")
+@login_required
+def release(request: HttpRequest) -> HttpResponse:
+    """Give up one of one's own names with all that was pushed to it, or one incomplete push."""
+    if "push" in request.POST:
+        own = claims.incomplete().filter(owner=request.user.pk)
+        push = get_object_or_404(own, pk=number_of(request.POST["push"]))
+        discard(push)
+        messages.success(request, _("The push is discarded."))
+    else:
+        claim = get_object_or_404(request.user.claims, pk=number_of(request.POST.get("name", "")))
+        claims.delete(claim)
+        messages.success(request, _("%(id)s is free again.") % {"id": claim.repo_id})
+    return redirect("unpublished")
+
+
+def number_of(text: str) -> int:
+    """A row's number as a form sends it; 0, which no row has, for anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
 @login_required

@@ -47,6 +47,7 @@ FORMS = {
     "/drafts/7/discard": "/drafts/7",
     "/uploads/form": "/upload",
     "/settings/tokens/revoke": "/settings/tokens",
+    "/settings/unpublished/release": "/settings/unpublished",
 }
 
 

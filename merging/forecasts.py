@@ -81,6 +81,7 @@ def _as_data(found: Forecast, advice: Advice | None, said: Sequence[Note]) -> di
         "gram": found.gram.tolist(),
         "ratio": found.ratio,
         "layers": list(found.layers),
+        "sum": list(found.strip),
         "terms": [_term(found, number) for number in range(len(found.items))],
         "pairs": [_pair(pair) for pair in found.pairs],
         "advice": _advice(advice) if advice else None,

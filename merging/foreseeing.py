@@ -85,6 +85,7 @@ def forecast_context(
             {"label": label, "bars": _bars(term["strip"]), "term": term}
             for label, term in zip(labels, found["terms"], strict=True)
         ],
+        "sum_strip": _sum_strip(found),
     }
 
 
@@ -128,9 +129,24 @@ def _shade(pair: dict[str, Any]) -> str:
     return f"h-{'n' if pair['cosine'] < 0 else 'p'}{steps}" if steps else "h-0"
 
 
-def _bars(strip: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Bars for ``partials/layer_strip.html``, as long as the layer's change is strong."""
-    most = max((layer["ratio"] for layer in strip), default=0.0) or 1.0
+def _sum_strip(found: dict[str, Any]) -> dict[str, Any] | None:
+    """Where the whole sum acts, and in words where most; None where nothing is known of it.
+
+    Its scale is the strongest layer of the vectors at 1, so that the bars grow and shrink with the
+    coefficients; where the sum is stronger, its own strongest layer.
+    """
+    strip = found["sum"]
+    if not strip:
+        return None
+    alone = [layer["ratio"] for term in found["terms"] for layer in term["strip"]]
+    most = max(strip, key=lambda layer: layer["ratio"])
+    return {"bars": _bars(strip, at_least=max(alone, default=0.0)), "most": most}
+
+
+def _bars(strip: Sequence[dict[str, Any]], *, at_least: float = 0.0) -> list[dict[str, Any]]:
+    """Bars for ``partials/layer_strip.html``, as long as the layer's change is strong: of the
+    strongest, or of ``at_least``."""
+    most = max([at_least, *(layer["ratio"] for layer in strip)]) or 1.0
     return [
         {
             "share": round(100 * layer["ratio"] / most),

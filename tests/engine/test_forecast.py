@@ -102,6 +102,23 @@ def test_the_size_of_the_sum_is_that_of_the_whole_vectors(
         )
         assert norms["1"] == pytest.approx(expected, abs=2e-6)
         assert sum(row["share"] for row in strip) == pytest.approx(1, abs=1e-5)
+    assert [row["label"] for row in found.strip] == list(found.layers)
+    whole = sum(row["norm"] ** 2 for row in found.strip)
+    assert whole == pytest.approx((found.ratio * THETA) ** 2, rel=1e-3, abs=1e-8)
+
+
+def test_the_strip_of_a_sum_says_where_it_adds_up_and_where_it_cancels() -> None:
+    turned = {name: value * (-1 if name.startswith("layers.1") else 1) for name, value in A.items()}
+    found, alone = of((0.5, A), (0.5, turned)), of((1, A))
+    ratios = {row["label"]: row["ratio"] for row in found.strip}
+    one = {row["label"]: row["ratio"] for row in alone.strip}
+    assert ratios.pop("1") == 0
+    assert ratios == pytest.approx({label: one[label] for label in ratios}, abs=1e-6)
+    assert alone.strip == alone.strips[0]
+    assert of((0, A)).strip[0]["ratio"] == 0
+    assert of().strip == ()
+    (gram,) = of((1, A), (1, turned)).grams[list(found.layers).index("1")][:1].tolist()
+    assert gram[1] == pytest.approx(-gram[0])
 
 
 def test_estimates_that_no_vectors_can_have_are_moved() -> None:
@@ -110,6 +127,9 @@ def test_estimates_that_no_vectors_can_have_are_moved() -> None:
     assert np.linalg.eigvalsh(impossible)[0] < -0.5
     assert np.linalg.eigvalsh(moved)[0] > -1e-12
     assert np.diag(moved) == pytest.approx(1)
+    possible = np.array([[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1]])
+    both = _possible(np.array([impossible, possible]))
+    assert both == pytest.approx(np.array([moved, possible]))
 
 
 def test_pairs_say_where_they_disagree_and_include_the_target() -> None:
@@ -222,6 +242,8 @@ def test_a_vector_without_a_sketch_is_left_out_of_the_figures() -> None:
     assert found.gram[0, 0] > 0
     assert not found.gram[1:].any()
     assert found.strips[1] == ()
+    assert found.strip == found.strips[0]
+    assert forecast(items[1:], BASE).strip == ()
     assert advised(found).coefficients == (1, 1, 1)
 
 

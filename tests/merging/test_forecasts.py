@@ -71,6 +71,9 @@ def test_the_matrix_gives_the_size_of_the_sum_for_any_coefficients(
         for ours, theirs in zip(term["strip"], version.layers, strict=True):
             for key in ("norm", "ratio", "share"):  # as the inspection has them
                 assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=2e-6)
+    assert [row["label"] for row in data["sum"]] == data["layers"]
+    norms = [row["norm"] ** 2 for row in data["sum"]]
+    assert math.sqrt(sum(norms)) == pytest.approx(data["ratio"] * data["base_norm"], rel=1e-4)
     assert [(pair["a"], pair["b"]) for pair in data["pairs"]] == [(0, 1), (0, 2), (1, 2)]
     assert {pair["verdict"] for pair in data["pairs"]} == {"independent"}
     assert data["advice"]["coefficients"] == [1, -1, 1]

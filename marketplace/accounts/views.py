@@ -90,7 +90,8 @@ def release(request: HttpRequest) -> HttpResponse:
         discard(push)
         messages.success(request, _("The push is discarded."))
     else:
-        claim = get_object_or_404(request.user.claims, pk=number_of(request.POST.get("name", "")))
+        own_names = claims.claims_by_touch().filter(owner=request.user.pk)
+        claim = get_object_or_404(own_names, pk=number_of(request.POST.get("name", "")))
         claims.delete(claim)
         messages.success(request, _("%(id)s is free again.") % {"id": claim.repo_id})
     return redirect("unpublished")

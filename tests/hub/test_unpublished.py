@@ -112,6 +112,7 @@ def test_what_nobody_goes_on_with_expires(olive: Hub, owner: User) -> None:
     back(days - 1, Claim, Version)
     assert claims.expire_claims() == 0
     back(days + 1, Claim)
+    assert claims.claims_by_touch().get(name="poems").touched == Version.objects.get().created
     assert claims.expire_claims() == 1, "something was pushed to the other since"
     assert [claim.name for claim in Claim.objects.all()] == ["poems"]
     back(days + 1, Claim, Version)

@@ -150,10 +150,11 @@ class _Writing:
 
     def _write(self, file: OutputFile) -> None:
         """Compute one file into storage, and say so once it is whole."""
-        upload = str(uuid.uuid4())
-        handle = storage().begin(upload, file.size)
+        upload, handle = str(uuid.uuid4()), ""
+        self._note(stage=WRITING, upload=upload, handle=handle)  # first: it may be all that is left
         try:
-            self._note(stage=WRITING, upload=upload, handle=handle)
+            handle = storage().begin(upload, file.size)
+            self._note(handle=handle)
             digest, before, parts = hashlib.sha256(), self.done, []
             assert file.virtual is not None
             stream = cast("Generator[bytes]", stream_ahead(file.virtual))

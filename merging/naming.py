@@ -30,9 +30,11 @@ def find_version(text: str, user: Any) -> Version:
     name, _at, number = text.partition("@")
     vectors = Vector.objects.select_related("foundation", "current", "owner")
     if "/" in name:
-        found = list(vectors.by_repo_id(name))
+        found = list(vectors.called(name))
     else:
-        found = list(vectors.visible_to(user).filter(name__iexact=name)[:5])
+        seen = vectors.visible_to(user)
+        found = list(seen.filter(name__iexact=name)[:5])
+        found = found or list(seen.filter(former_names__name__iexact=name).distinct()[:5])
     if len(found) > 1:
         raise RecipeError(
             _("`%(name)s` can be %(several)s. Write the owner too."),

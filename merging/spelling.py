@@ -112,12 +112,17 @@ def _find_version(text: str, user: Any) -> Version:
 
 
 def _versions(text: str, user: Any) -> list[Version]:
-    """Every version that ``text`` can mean to ``user``."""
+    """Every version that ``text`` can mean to ``user``; one that was renamed where it means no
+    other."""
+    return _versions_where(text, user) or _versions_where(text, user, "former_names__")
+
+
+def _versions_where(text: str, user: Any, of: str = "") -> list[Version]:
     vectors = Vector.objects.visible_to(user).select_related("current__foundation", "owner")
     found: dict[int, Version] = {}
     for namespace, name, number in _readings(text):
-        named = vectors.filter(name=name)
-        for vector in (named if namespace is None else named.filter(namespace=namespace))[:5]:
+        owned = {} if namespace is None else {f"{of}namespace": namespace}
+        for vector in vectors.filter(**{f"{of}name": name}, **owned).distinct()[:5]:
             version = vector.current
             if number is not None:
                 version = vector.versions.filter(number=number).first()

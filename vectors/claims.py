@@ -17,6 +17,7 @@ from vectors.describe import check_free, check_name, search_text_of
 from vectors.dropping import discard, drop_bytes, drop_unreferenced
 from vectors.errors import _
 from vectors.models import Claim, Grant, Vector, Version, Visibility
+from vectors.renaming import forget, remember
 
 MAX_CLAIMS = 50  # of one owner: names are scarce, and an empty one helps nobody
 # How long a name without a publication, and a push without all of its weights, are kept after the
@@ -85,14 +86,19 @@ def expire_claims() -> int:
 
 
 def rename(repository: Vector | Claim, *, name: str) -> None:
-    """Give the repository another name. Recipes name versions, so that all of them go on."""
+    """Give the repository another name. Recipes name versions, so that all of them go on; the old
+    name of a vector leads to the new one."""
     check_name(name)
     with transaction.atomic():
-        if name.lower() != repository.name.lower():
+        before = repository.name
+        if name.lower() != before.lower():
             check_free(repository.namespace, name)
         repository.name = name
         repository.save(update_fields=["name"])
         if isinstance(repository, Vector):
+            forget(repository.namespace, name)
+            if name.lower() != before.lower():
+                remember(repository, before)
             repository.search_text = search_text_of(repository)
             repository.save(update_fields=["search_text"])
             search.index(repository)

@@ -84,7 +84,7 @@ def base_of(name: str, user: Any) -> Foundation | None:
     found = by_name(name)
     if found:
         return found
-    vectors = Vector.objects.by_repo_id(name).filter(current__form=Form.FULL)
+    vectors = Vector.objects.called(name).filter(current__form=Form.FULL)
     vector = vectors.select_related("current", "foundation").first()
     if vector is None or vector.current is None:
         return None

@@ -33,7 +33,7 @@ def upload(request: HttpRequest) -> HttpResponse:
     vector = None
     if request.GET.get("vector"):
         own = Vector.objects.filter(owner_id=request.user.pk)
-        vector = own.by_repo_id(request.GET["vector"]).first()
+        vector = own.called(request.GET["vector"]).first()
     context = {
         "vector": vector,
         "drafts": Version.objects.drafts_of(request.user).select_related(

@@ -17,6 +17,7 @@ __all__ = [
     "AccessRequest",
     "Blob",
     "Claim",
+    "FormerName",
     "Foundation",
     "Grant",
     "Inspection",
@@ -170,6 +171,24 @@ class Vector(Repository):
             models.Index(fields=["-likes"], name="vector_most_liked"),
             models.Index(fields=["-downloads"], name="vector_most_downloaded"),
         ]
+
+
+class FormerName(models.Model):
+    """An id that a vector had before it was renamed. It leads to the vector until its owner
+    publishes another there; nobody else can, because it begins with the owner's name."""
+
+    vector = models.ForeignKey(Vector, on_delete=models.CASCADE, related_name="former_names")
+    namespace = models.CharField(max_length=96)
+    name = models.CharField(max_length=96)
+    created = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["namespace", "name"], name="former_name_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
 
 
 class Claim(models.Model):

@@ -80,6 +80,13 @@ class VectorQuerySet(models.QuerySet["Vector"]):
         namespace, _slash, name = repo_id.partition("/")
         return self.filter(namespace=namespace, name=name)
 
+    def called(self, repo_id: str) -> VectorQuerySet:
+        """The one of that id, now or before it was renamed."""
+        namespace, _slash, name = repo_id.partition("/")
+        before = {"former_names__namespace": namespace, "former_names__name": name}
+        renamed = self.model._default_manager.filter(**before).values("pk")
+        return self.filter(Q(namespace=namespace, name=name) | Q(pk__in=renamed))
+
     def matching(self, query: str) -> VectorQuerySet:
         """Those that contain every word of ``query``; an empty query filters nothing."""
         ids = search.matching_ids(query)

@@ -31,6 +31,7 @@ from vectors.models import (
     Version,
 )
 from vectors.probes import CONTROLS, PROBES, read_probes
+from vectors.renaming import forget
 from vectors.sketches import keep_sketch
 from vectors.storage.current import storage
 from vectors.tasks import run_inspection as inspection_task
@@ -285,6 +286,7 @@ def publish(
             name = claim.name if claim else name
             check_name(name)
             check_free(namespace, name, but=claim)
+            forget(namespace, name)
             vector = Vector(
                 namespace=namespace, name=name, owner=version.owner, foundation=version.foundation
             )

@@ -206,7 +206,7 @@ def _own_vector(request: HttpRequest, repo_id: str) -> Vector | None:
     """The reader's own vector called ``owner/name``, None when no name is given."""
     if not repo_id:
         return None
-    vector = Vector.objects.by_repo_id(str(repo_id)).filter(owner_id=request.user.pk).first()
+    vector = Vector.objects.called(str(repo_id)).filter(owner_id=request.user.pk).first()
     if vector is None:
         raise uploads.NotFound(_("You have no vector %(name)s."), name=str(repo_id)[:200])
     return vector

@@ -24,6 +24,7 @@ from vectors.errors import Refusal, explain
 from vectors.models import Blob, Claim, Foundation, Vector, Version
 from vectors.neighbours import neighbours
 from vectors.posting import post_only
+from vectors.renaming import once_called
 from vectors.tensorfile.errors import Problem
 
 MAIN = "main"
@@ -69,17 +70,20 @@ def repo(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     if claim is not None:
         pushed = claim.versions.order_by("-pk").first()
         return redirect("draft", pk=pushed.pk) if pushed else redirect("profile", claim.namespace)
-    return _vector_page(request, visible_vector(request, namespace, name))
+    vector = visible_vector(request, namespace, name)
+    if vector.repo_id.lower() != f"{namespace}/{name}".lower():
+        query = request.META.get("QUERY_STRING", "")
+        return redirect(f"{vector.get_absolute_url()}{'?' if query else ''}{query}")
+    return _vector_page(request, vector)
 
 
 def visible_vector(request: HttpRequest, namespace: str, name: str) -> Vector:
-    """The vector at this address; 404 where there is none that the visitor may know of."""
-    vector = get_object_or_404(
-        Vector.objects.select_related("foundation", "current", "owner", "cover"),
-        namespace__iexact=namespace,
-        name__iexact=name,
-    )
-    if vector.current is None or not may_see(request.user, vector.current):
+    """The vector at this address, or that was before it was renamed; 404 where there is none that
+    the visitor may know of."""
+    vectors = Vector.objects.select_related("foundation", "current", "owner", "cover")
+    vector = vectors.filter(namespace__iexact=namespace, name__iexact=name).first()
+    vector = vector or once_called(namespace, name)
+    if vector is None or vector.current is None or not may_see(request.user, vector.current):
         raise Http404
     return vector
 

@@ -72,7 +72,7 @@ def _unknown(name: str, caller: Caller) -> str:
 
 
 def _vector_named(name: str, caller: Caller) -> Vector | None:
-    seen: Any = Vector.objects.visible_to(caller.user).by_repo_id(name)
+    seen: Any = Vector.objects.visible_to(caller.user).called(name)
     found: Vector | None = seen.select_related("foundation").first()
     return found
 

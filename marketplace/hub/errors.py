@@ -39,6 +39,14 @@ class HubError(Exception):
         return response
 
 
+class Renamed(Exception):
+    """The repository ``old`` is called ``new`` now."""
+
+    def __init__(self, old: str, new: str) -> None:
+        super().__init__(f"{old} is called {new}")
+        self.old, self.new = old, new
+
+
 _PLAIN = str.maketrans({"“": '"', "”": '"', "’": "'", "…": "...", "–": "-", "−": "-"})
 
 

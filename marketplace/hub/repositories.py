@@ -12,7 +12,13 @@ from datetime import datetime
 from functools import cached_property
 from typing import Protocol
 
-from marketplace.hub.errors import forbidden, gated, repo_not_found, revision_not_found
+from marketplace.hub.errors import (
+    Renamed,
+    forbidden,
+    gated,
+    repo_not_found,
+    revision_not_found,
+)
 from marketplace.hub.files import HubFile, file_of, written_file
 from marketplace.hub.requests import Caller
 from vectors.access import may_edit, may_read, may_see
@@ -20,6 +26,7 @@ from vectors.commits import commit_id, commit_of
 from vectors.detect import by_name
 from vectors.errors import _
 from vectors.models import Access, Claim, Foundation, Ref, Vector, Version, Visibility
+from vectors.renaming import once_called
 
 MAIN = "main"
 GITATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
@@ -267,7 +274,8 @@ class ClaimRepository:
 
 
 def find(repo_id: str, caller: Caller) -> Repository:
-    """The repository ``repo_id``, if the caller may know of it. Raises RepoNotFound.
+    """The repository ``repo_id``, if the caller may know of it. Raises RepoNotFound, or Renamed
+    where it is another one's former name.
 
     ``equipped/…`` and ``equip/…`` are recipes; a bare name is a foundation's, where it is unique.
     """
@@ -282,6 +290,8 @@ def find(repo_id: str, caller: Caller) -> Repository:
         return find_equipped(namespace, name, caller)
     else:
         found = next(_candidates(namespace, name, caller), None)
+        if found is None:
+            _check_renamed(namespace, name, caller)
     if found is None:
         raise repo_not_found(repo_id, signed_in=caller.signed_in)
     return found
@@ -300,3 +310,9 @@ def _candidates(namespace: str, name: str, caller: Caller) -> Iterator[Repositor
     claim = Claim.objects.filter(**key).select_related("owner").first()
     if claim is not None and caller.signed_in and caller.user.pk == claim.owner_id:
         yield ClaimRepository(claim, caller)
+
+
+def _check_renamed(namespace: str, name: str, caller: Caller) -> None:
+    vector = once_called(namespace, name)
+    if vector is not None and vector.current is not None and may_see(caller.user, vector.current):
+        raise Renamed(f"{namespace}/{name}", vector.repo_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -11,11 +12,11 @@ from urllib.parse import unquote
 
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import RequestDataTooBig
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.views.decorators.csrf import csrf_exempt
 
 from marketplace.accounts.tokens import find_token
-from marketplace.hub.errors import HubError, bad_request, bad_token, forbidden
+from marketplace.hub.errors import HubError, Renamed, bad_request, bad_token, forbidden
 from marketplace.hub.limits import spend
 from marketplace.models import AccessToken, Scope
 from vectors.announced import Conflict, Forbidden, NotFound, TooLarge
@@ -72,7 +73,10 @@ def hub_view(
                     )
                 caller, told = _admit(request)
                 check_scope(caller, scope)
-                response = view(request, caller, *args, **kwargs)
+                try:
+                    response = view(request, caller, *args, **kwargs)
+                except Renamed as renamed:
+                    response = _at_its_new_name(renamed, request, caller, view, kwargs)
             except HubError as error:
                 response = error.response()
             except RequestDataTooBig:
@@ -86,6 +90,40 @@ def hub_view(
         return answer
 
     return decorate
+
+
+def _at_its_new_name(
+    renamed: Renamed, request: HttpRequest, caller: Caller, view: Any, kwargs: dict[str, Any]
+) -> HttpResponseBase:
+    """What a repository's former name answers: where it is now. What writes is done there at once,
+    because a client cannot send a stream of a push a second time."""
+    if request.method in ("GET", "HEAD"):
+        old = re.compile(rf"(?<=/){re.escape(renamed.old)}(?=[/?]|$)", re.I)
+        address, found = old.subn(renamed.new, _address_of(request), count=1)
+        if found:
+            return HttpResponseRedirect(address, preserve_request=True)  # 307
+    asked = kwargs.get("repo_id") or f"{kwargs.get('namespace')}/{kwargs.get('name')}"
+    if asked.lower() == renamed.old.lower():
+        where = {"repo_id": renamed.new}
+        if "repo_id" not in kwargs:
+            where = dict(zip(("namespace", "name"), renamed.new.split("/"), strict=True))
+        answer: HttpResponseBase = view(request, caller, **{**kwargs, **where})
+        return answer
+    raise HubError(
+        404,
+        _("%(old)s is called %(new)s now.") % {"old": renamed.old, "new": renamed.new},
+        code="RepoNotFound",
+    )
+
+
+def _address_of(request: HttpRequest) -> str:
+    """Path and query as they were sent: an encoded slash stays one."""
+    raw = getattr(request, "scope", {}).get("raw_path")
+    if not raw:
+        return request.get_full_path()
+    query = request.META.get("QUERY_STRING", "")
+    path: str = raw.decode("latin-1").partition("?")[0]
+    return f"{path}?{query}" if query else path
 
 
 def answer_to(problem: Problem) -> HttpResponse:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from django.utils.translation import gettext
+
 from merging.engine.expression import parse_expression
 from merging.forecasts import forecast_recipe
 from merging.licences import Mix, licence_of_mix
@@ -140,7 +142,11 @@ def _sum_strip(found: dict[str, Any]) -> dict[str, Any] | None:
         return None
     alone = [layer["ratio"] for term in found["terms"] for layer in term["strip"]]
     most = max(strip, key=lambda layer: layer["ratio"])
-    return {"bars": _bars(strip, at_least=max(alone, default=0.0)), "most": most}
+    place = most["label"]
+    if place.isdigit():
+        place = gettext("layer %(number)s") % {"number": place}
+    bars = _bars(strip, at_least=max(alone, default=0.0))
+    return {"bars": bars, "place": place, "ratio": most["ratio"]}
 
 
 def _bars(strip: Sequence[dict[str, Any]], *, at_least: float = 0.0) -> list[dict[str, Any]]:

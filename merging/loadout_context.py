@@ -12,14 +12,14 @@ from django.http import HttpRequest
 from merging.engine.methods import METHODS, get_method
 from merging.foreseeing import Found, find_all, forecast_context, mix_of, versions_of
 from merging.formula import target_part, term_part
+from merging.inventory import analogy_choices, inventory_of, unfit, words_of
 from merging.loadout import HIGH, LOW, Loadout, Slot, fields_of, number
 from merging.naming import find_target, find_version, is_foundation
-from vectors.errors import _, explain
+from vectors.errors import explain
 from vectors.models import Foundation, Vector, Version
 from vectors.tensorfile.errors import Problem
 
-INVENTORY = 60
-UNFIT = 12
+TARGETS = 50
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def context_of(request: HttpRequest, state: Loadout) -> dict[str, Any]:
     method = get_method(state.method)
     return {
         **result,
+        **inventory_of(state, result["foundation"], request.user, words_of(request.GET)),
         "foundations": Foundation.objects.with_counts().defer("manifest", "card", "card_html"),
         "targets": _targets(result["foundation"], request.user),
         "method": method,
@@ -102,8 +103,14 @@ def context_of(request: HttpRequest, state: Loadout) -> dict[str, Any]:
             ("ab", "B", state.analogy.b),
             ("aa", "A", state.analogy.a),
         ],
-        **_inventory(request, state, result["foundation"]),
+        "analogy_choices": analogy_choices(state, result["foundation"], request.user),
     }
+
+
+def inventory_context(state: Loadout, user: Any, words: str) -> dict[str, Any]:
+    """What changes with every word that is searched for."""
+    foundation, _version, _problem = _target(state, user)
+    return inventory_of(state, foundation, user, words)
 
 
 def _advised(
@@ -141,45 +148,12 @@ def _shown(index: int, slot: Slot, foundation: Foundation | None, found: Found) 
     return ShownSlot(index, slot, version)
 
 
-def unfit(its: Foundation | None, wanted: Foundation) -> str:
-    """Why a vector of ``its`` cannot be put on ``wanted``."""
-    return explain(
-        Problem(
-            _("For %(its)s: it does not fit %(wanted)s."),
-            its=its.label if its else "?",
-            wanted=wanted.label,
-        )
-    )
-
-
 def _targets(foundation: Foundation | None, user: Any) -> list[Vector]:
     """Full fine-tunes of the foundation, onto which vectors can be put as well."""
     if foundation is None:
         return []
     full = Vector.objects.usable_by(user).filter(foundation=foundation, current__form="full")
-    return list(full.for_cards().sorted_by("equipped")[:50])
-
-
-def _inventory(
-    request: HttpRequest, state: Loadout, foundation: Foundation | None
-) -> dict[str, Any]:
-    """The vectors to choose from: those that fit, and the others with the reason."""
-    words = request.GET.get("q", "")[:100]
-    taken = {slot.name.partition("@")[0] for slot in state.slots}
-    found_here = Vector.objects.visible_to(request.user).matching(words).for_cards()
-    everything = found_here.sorted_by("equipped")
-    if foundation is None:
-        found = list(everything[:INVENTORY])
-        return {"inventory": found, "analogy_choices": found, "unfit": [], "more": 0}
-    fitting = everything.filter(foundation=foundation)
-    others = everything.exclude(foundation=foundation)[:UNFIT]
-    found = list(fitting[:INVENTORY])
-    return {
-        "inventory": [each for each in found if each.repo_id not in taken],
-        "analogy_choices": found,
-        "more": fitting.count() - len(found),
-        "unfit": [(each, unfit(each.foundation, foundation)) for each in others],
-    }
+    return list(full.first_cards("equipped", TARGETS))
 
 
 def _parts(

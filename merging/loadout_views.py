@@ -12,8 +12,15 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_safe
 
 from merging.engine.errors import RecipeError, _
+from merging.inventory import words_of
 from merging.loadout import Loadout, read_formula
-from merging.loadout_context import advised, context_of, result_of, with_target
+from merging.loadout_context import (
+    advised,
+    context_of,
+    inventory_context,
+    result_of,
+    with_target,
+)
 from merging.models import SavedLoadout
 from merging.saving import save_loadout
 from merging.services import count_equip, equip_expression
@@ -36,6 +43,14 @@ def loadout_forecast(request: HttpRequest) -> HttpResponse:
     """Formula and forecast of the query's loadout: what a script puts in place of the old ones."""
     state = with_target(Loadout.from_query(request.GET), request.user)
     return render(request, "merging/_loadout_result.html", result_of(state, request.user))
+
+
+@require_safe
+def loadout_inventory(request: HttpRequest) -> HttpResponse:
+    """What fits the query's loadout and has its words, for a script to put in place."""
+    state = with_target(Loadout.from_query(request.GET), request.user)
+    context = inventory_context(state, request.user, words_of(request.GET))
+    return render(request, "merging/_inventory_list.html", context)
 
 
 @require_safe
@@ -88,7 +103,12 @@ def _change(request: HttpRequest) -> HttpResponse:
         state = advised(state, request.user)
     elif action == "slots":
         state = replace(state, typed="")
-    return redirect(_address(state))
+    words = words_of(request.POST)
+    # Return in the field of words presses the form's first button, which is "update".
+    searched = action == "search" or (
+        action == "update" and words != request.POST.get("searched", "")
+    )
+    return redirect(_address(state, words) + ("#inventory" if searched else ""))
 
 
 def _equip(request: HttpRequest, state: Loadout) -> HttpResponse:
@@ -107,8 +127,11 @@ def _save(request: HttpRequest, state: Loadout) -> HttpResponse:
     return redirect(row)
 
 
-def _address(state: Loadout) -> str:
-    query = state.query()
+def _address(state: Loadout, words: str = "") -> str:
+    searched = QueryDict(mutable=True)
+    if words:
+        searched["q"] = words
+    query = "&".join(filter(None, (state.query(), searched.urlencode())))
     return reverse("loadout") + (f"?{query}" if query else "")
 
 

@@ -8,6 +8,7 @@ urlpatterns = [
     path("how-merging-works", lecture_views.lecture, name="lecture"),
     path("loadout", loadout_views.loadout, name="loadout"),
     path("loadout/forecast", loadout_views.loadout_forecast, name="loadout_forecast"),
+    path("loadout/inventory", loadout_views.loadout_inventory, name="loadout_inventory"),
     path("loadouts/<slug:slug>", loadout_views.saved_loadout, name="saved_loadout"),
     path("loadouts/<slug:slug>/delete", loadout_views.delete_loadout, name="delete_loadout"),
     path("equip", views.equip, name="equip"),

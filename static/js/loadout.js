@@ -1,40 +1,56 @@
 // The loadout follows the hand: sliders and numbers stay together, formula and forecast are fetched
-// while one drags, and the address is always the link to what is shown. Without this script each
-// change is a form that is sent.
+// while one drags, the inventory while one types, and the address is always the link to what is
+// shown. Without this script each change is a form that is sent.
 
 import { say } from "./app.js";
 
 const WAIT = 120; // milliseconds after the last movement
+const UNSAID = new Set(["csrfmiddlewaretoken", "formula", "searched"]);
 const form = document.getElementById("loadout");
 const result = document.getElementById("result");
-let timer = 0;
-let asked = 0;
-let running = null;
+const words = document.getElementById("inventory-q");
+const list = document.getElementById("inventory-list");
+const timers = {};
+const running = {};
 
 // What a form would send, without what only a button or the server needs.
 function query() {
   const fields = new URLSearchParams();
   for (const [key, value] of new FormData(form)) {
-    if (key === "csrfmiddlewaretoken" || key === "formula" || value === "") continue;
-    fields.append(key, value);
+    if (!UNSAID.has(key) && value !== "") fields.append(key, value);
   }
   return fields.toString();
 }
 
-async function refresh() {
-  const turn = ++asked;
-  running?.abort();
-  running = new AbortController();
+// The page's part at `address` for what the form says now; null where a later question overtakes
+// this one, or there is no network: the button still works.
+async function ask(address) {
+  running[address]?.abort();
+  running[address] = new AbortController();
   const text = query();
-  let answer;
   try {
-    answer = await fetch(`${form.dataset.forecast}?${text}`, { signal: running.signal });
+    const answer = await fetch(`${address}?${text}`, { signal: running[address].signal });
+    if (!answer.ok) return null;
+    const html = await answer.text();
+    history.replaceState(null, "", `${form.dataset.here}?${text}`);
+    return html;
   } catch {
-    return; // overtaken by the next one, or no network: the button still works
+    return null;
   }
-  if (!answer.ok || turn !== asked) return;
-  show(await answer.text());
-  history.replaceState(null, "", `${form.dataset.here}?${text}`);
+}
+
+async function refresh() {
+  const html = await ask(form.dataset.forecast);
+  if (html !== null) show(html);
+}
+
+async function search() {
+  clearTimeout(timers.search);
+  const html = await ask(form.dataset.inventory);
+  if (html === null) return;
+  list.innerHTML = html;
+  form.elements.searched.value = words.value.trim();
+  say(list.querySelector("[data-found]").textContent);
 }
 
 // Keep the focus where it is: the name one types in stands inside of what is replaced.
@@ -55,14 +71,18 @@ function show(html) {
   if (after && after !== before) say(after);
 }
 
-function soon() {
-  clearTimeout(timer);
-  timer = setTimeout(refresh, WAIT);
+function soon(name, action) {
+  clearTimeout(timers[name]);
+  timers[name] = setTimeout(action, WAIT);
 }
 
 form.addEventListener("input", (event) => {
   const slot = event.target.closest("[data-slot]");
   if (event.target.id === "formula") return;
+  if (event.target === words) {
+    soon("search", search);
+    return;
+  }
   if (slot && event.target.matches("[data-slider]")) {
     slot.querySelector("[data-number]").value = event.target.value;
   } else if (slot && event.target.matches("[data-number]")) {
@@ -72,5 +92,13 @@ form.addEventListener("input", (event) => {
   }
   // Another target or method changes what the form itself asks for: that is a new page.
   if (event.target.id === "on" || event.target.id === "method") form.requestSubmit();
-  else soon();
+  else soon("refresh", refresh);
+});
+
+// Return in the field of words presses the form's first button.
+form.addEventListener("submit", (event) => {
+  const button = event.submitter?.value;
+  if (button !== "search" && !(button === "update" && document.activeElement === words)) return;
+  event.preventDefault();
+  search();
 });

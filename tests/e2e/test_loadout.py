@@ -155,14 +155,58 @@ def test_the_keyboard_is_enough(shop: Site, page: Page) -> None:
     page.wait_for_url("**/accounts/login/**")
 
 
+def searched(page: Page) -> Locator:
+    return page.get_by_role("searchbox", name="Find one")
+
+
+def test_the_inventory_and_the_strip_follow_without_a_reload(shop: Site, page: Page) -> None:
+    page.goto(f"{shop.address}/loadout?on={FOUNDATION}&v={DIGITS}&c=0.5")
+    page.evaluate("window.kept = true")
+    add = page.get_by_role("button", name="Add ", exact=False)
+    expect(add).to_have_count(2)
+    coefficient(page, DIGITS).fill("0.25")
+    expect(page.locator(".formula-text")).to_contain_text(f"0.25*{DIGITS}")
+    bars = page.get_by_role("list", name="Strength of the sum per layer")
+    before = bars.inner_text()
+    tab_to(page, "e.id === 'inventory-q'")
+    page.keyboard.type("UPSIDE down")
+    expect(add).to_have_count(1)
+    expect(page.locator("#live")).to_have_text("1 vector found")
+    page.keyboard.press("Enter")  # asks again, and sends no form
+    page.keyboard.type(" zebra")
+    expect(page.get_by_text("No other vector that fits has all of these words.")).to_be_visible()
+    expect(searched(page)).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    tab_to(page, "e.type === 'range'", presses=200)  # round the page
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".formula-text")).to_contain_text(f"0.3*{DIGITS}")
+    expect(bars).not_to_have_text(before)
+    assert page.evaluate("window.kept"), "the page was loaded again"
+    assert "q=UPSIDE+down+zebra" in page.url  # a reload shows the same
+    page.reload()
+    expect(searched(page)).to_have_value("UPSIDE down zebra")
+    expect(coefficient(page, DIGITS)).to_have_value("0.3")
+    page.get_by_role("link", name="Show all that fit").click()
+    expect(add).to_have_count(2)
+    expect(coefficient(page, DIGITS)).to_have_value("0.3")
+
+
 def test_it_works_without_a_script(
     shop: Site, browser: Browser, problems: list[str], checked: str
 ) -> None:
     with opened(browser, problems, java_script_enabled=False) as page:
         page.goto(f"{shop.address}/loadout?on={FOUNDATION}")
         page.get_by_role("button", name="Add Handwritten digits").click()
+        coefficient(page, DIGITS).fill("0.7")
+        searched(page).fill("upside")
+        searched(page).press("Enter")
+        expect(page.get_by_role("button", name="Add ", exact=False)).to_have_count(1)
+        expect(coefficient(page, DIGITS)).to_have_value("0.7")
+        assert page.url.endswith("#inventory")
         page.get_by_role("button", name="Add Upside-down clothes").click()
         coefficient(page, CLOTHES).fill("0.5")
+        strip = page.get_by_role("list", name="Strength of the sum per layer")
+        expect(strip).to_contain_text("%")
         with page.expect_download() as waiting:
             page.get_by_role("button", name="Equip & download").click()
         assert waiting.value.failure() is None
@@ -219,7 +263,8 @@ def test_a_job_is_followed_as_it_goes(shop: Site, page: Page, events: bool) -> N
 def pages(checked: str) -> list[str]:
     return [
         "/", "/vectors", "/vectors?q=digits", f"/{DIGITS}", "/loadout",
-        f"{LOADOUT}&v={UPRIGHT}&c=1", checked, "/how-merging-works", "/upload", "/settings/tokens",
+        f"{LOADOUT}&v={UPRIGHT}&c=1", f"{LOADOUT}&q=upright", f"{LOADOUT}&q=zebra", checked,
+        "/how-merging-works", "/upload", "/settings/tokens",
     ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,8 +10,10 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 from django.contrib.auth.models import User
+from django.db import connection
 from django.http import HttpResponse, QueryDict
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +24,7 @@ from tests.engine.models import foundation as make_state
 from tests.engine.models import tuned
 from tests.vectors.test_shop import folder_with
 from vectors.importing import add_foundation, add_vector
-from vectors.models import Foundation, Vector, Visibility
+from vectors.models import Foundation, Grant, Sketch, Vector, Visibility
 
 words = st.text("abz09-", min_size=1, max_size=9).map(lambda text: f"a{text}z")
 names = st.tuples(words, words).map("/".join)
@@ -173,6 +176,144 @@ def test_the_forecast_follows_the_query(shop: Foundation, client: Client) -> Non
     opposite = client.get("/loadout/forecast?on=lab/tiny&v=olive/law&c=0.5").content.decode()
     assert "Each against each" not in opposite
     assert "lab/tiny + 0.5*olive/law" in opposite
+
+
+def strip_of(page: str) -> list[str]:
+    """The bars of the sum's strip, as they are read aloud."""
+    (strip,) = re.findall(r'aria-label="Strength of the sum per layer">(.*?)</ol>', page, re.DOTALL)
+    return re.findall(r'<span class="hush">([^<]*)</span>', strip)
+
+
+@database
+def test_the_strip_of_the_sum_follows_the_coefficients(shop: Foundation, client: Client) -> None:
+    def bars(query: str, path: str = "/loadout/forecast") -> list[str]:
+        return strip_of(client.get(f"{path}?on=lab/tiny&{query}").content.decode())
+
+    whole, half = bars("v=olive/law&c=1"), bars("v=olive/law&c=0.5")
+    law = Vector.objects.get(name="law").current
+    assert law is not None
+    assert whole == [f"{row['label']}: {row['ratio']:.2%}" for row in law.layers]
+    assert half != whole
+    assert bars("v=olive/law&c=0.5", "/loadout") == half, "the same without a script"
+    assert bars("v=olive/law&c=1&v=olive/mood&c=1&off=1") == whole
+    assert bars("v=olive/law&c=1&v=olive/mood&c=1") != whole
+    typed = "/loadout?on=lab/tiny&typed=lab/tiny+%2B+olive/law+-+olive/law"
+    cancelled = client.get(typed).content.decode()
+    assert set(strip_of(cancelled)) == {f"{row['label']}: 0.00%" for row in law.layers}
+    assert "Nowhere: what the vectors change cancels" in cancelled
+    Sketch.objects.all().delete()
+    assert "Where the sum acts" not in client.get("/loadout?v=olive/law&c=1").content.decode()
+
+
+def names_in(page: str) -> list[str]:
+    """What can be added."""
+    return re.findall(r'value="add:([^"]*)"', page)
+
+
+@database
+def test_the_inventory_is_found_by_words(shop: Foundation, client: Client) -> None:
+    query = "on=lab/tiny&v=olive/law&c=0.5"
+    assert names_in(client.get(f"/loadout?{query}").content.decode()) == ["olive/mood"]
+    for path in ("/loadout", "/loadout/inventory"):
+        found = client.get(f"{path}?{query}&q=MOOD").content.decode()
+        assert names_in(found) == ["olive/mood"]
+        assert "1 vector found" in found
+        nothing = client.get(f"{path}?{query}&q=law").content.decode()  # it is in the loadout
+        assert names_in(nothing) == []
+        assert "No other vector that fits has all of these words." in nothing
+        assert f'href="/loadout?{query.replace("&", "&amp;")}#inventory"' in nothing
+        other = client.get(f"{path}?{query}&q=far").content.decode()
+        assert "it does not fit tiny" in other
+    page = client.get(f"/loadout?{query}&q=mood").content.decode()
+    assert page.count('value="mood"') == 2, "its own field and what was searched; not the site's"
+    every = client.get("/loadout/inventory").content.decode()
+    assert set(names_in(every)) == {"olive/law", "olive/mood", "olive/far"}
+    full = client.get(f"/loadout?{query}&v=olive/mood&c=1").content.decode()
+    assert "Everything that fits is in the loadout." in full
+    Vector.objects.update(visibility=Visibility.PRIVATE)
+    assert "No vector fits yet." in client.get("/loadout?on=lab/tiny").content.decode()
+
+
+@database
+def test_a_search_without_a_script_keeps_the_loadout_and_leads_to_what_it_found(
+    shop: Foundation, client: Client
+) -> None:
+    query = "on=lab/tiny&v=olive/law&c=0.5&name=Mine"
+    state = state_after(press(client, "update", query))
+    for button in ("search", "update"):  # the button, and Return in the field
+        answer = press(client, button, f"{query}&q=mood&searched=")
+        assert state_after(answer) == state
+        assert answer.headers["Location"].endswith("&q=mood#inventory")
+    # Who changes something else stays where it is, and the words stay, too.
+    again = press(client, "update", f"{query}&q=mood&searched=mood")
+    assert again.headers["Location"].endswith("&q=mood")
+    added = press(client, "add:olive/mood", f"{query}&q=mood&searched=mood")
+    assert added.headers["Location"].endswith("&q=mood")
+    cleared = press(client, "search", f"{query}&q=+&searched=mood")
+    assert "q=" not in cleared.headers["Location"]
+    assert cleared.headers["Location"].endswith("#inventory")
+
+
+@database
+def test_the_inventory_shows_only_what_one_may_see(
+    shop: Foundation,
+    client: Client,
+    owner_client: Client,
+    buyer: User,
+    buyer_client: Client,
+    stranger_client: Client,
+) -> None:
+    mood = Vector.objects.get(name="mood")
+    Vector.objects.filter(pk=mood.pk).update(visibility=Visibility.PRIVATE)
+    Grant.objects.create(user=buyer, vector=mood)
+    for path in ("/loadout", "/loadout/inventory"):
+        for visitor, sees in (
+            (owner_client, True),
+            (buyer_client, True),
+            (stranger_client, False),
+            (client, False),
+        ):
+            page = visitor.get(f"{path}?on=lab/tiny&q=mood").content.decode()
+            assert ("olive/mood" in names_in(page)) is sees
+            assert ("Mood" in page) is sees
+
+
+@database
+def test_a_search_leaves_the_analogy_its_choices(shop: Foundation, client: Client) -> None:
+    query = "on=lab/tiny&ac=olive/law&ab=olive/mood&aa=olive/gone"
+    page = client.get(f"/loadout?{query}&q=nothing").content.decode()
+    chosen = re.findall(r'<option value="(olive/[^"]*)" selected>', page)
+    assert chosen == ["olive/law", "olive/mood", "olive/gone"], "nothing that was chosen is lost"
+
+
+@database
+def test_more_vectors_need_no_more_queries(
+    shop: Foundation, owner: User, client: Client, tmp_path: Path
+) -> None:
+    query = "on=lab/tiny&v=olive/law&c=0.5&v=olive/mood&c=1"
+    addresses = [
+        f"/loadout?{query}",
+        f"/loadout?{query}&q=title",
+        f"/loadout/inventory?{query}&q=title",
+        f"/loadout/forecast?{query}",
+    ]
+
+    def counted() -> list[int]:
+        counts = []
+        for address in addresses:
+            client.get(address)
+            with CaptureQueriesContext(connection) as queries:
+                assert client.get(address).status_code == 200
+            counts.append(len(queries))
+        return counts
+
+    few = counted()
+    for number in range(8):
+        folder = folder_with(tmp_path / f"more-{number}", tuned(make_state(torch.float32), number))
+        add_vector(folder, repo_id=f"olive/title{number}", foundation=shop, owner=owner)
+    found = client.get(addresses[1]).content.decode()
+    assert len(names_in(found)) == 8
+    assert counted() == few
 
 
 @database

@@ -39,6 +39,7 @@ from vectors.firstlook import (
 )
 from vectors.models import Blob, Claim, Foundation, RepositoryFile, Vector, Version
 from vectors.probes import CONTROLS, PROBES
+from vectors.replacing import replaced
 from vectors.storage.current import storage
 from vectors.tensorfile.completeness import missing_file
 from vectors.tensorfile.source import ByteSource
@@ -72,6 +73,11 @@ class Remove:
 
     path: str
     folder: bool = False
+
+    def covers(self, path: str) -> bool:
+        """Whether it takes the file at ``path`` away."""
+        own = self.path.strip("/")
+        return path.startswith(f"{own}/") if self.folder else path == own
 
 
 Change = Put | Remove
@@ -122,7 +128,8 @@ def push(
 
     ``exactly`` asks for the commit to be on top of ``onto`` or not at all: Moved. ``find`` says
     which foundation the name of a base model means. Raises Problem, naming the file or the
-    tensor, when the result can never become a version; nothing is kept then.
+    tensor, when the result can never become a version; nothing is kept then. Weights that others
+    replace leave with the commit (``vectors.replacing``).
     """
     find = find or partial(base_of, user=repository.owner)
     for _attempt in range(ATTEMPTS):
@@ -132,6 +139,9 @@ def push(
             raise Moved(_("%(id)s has moved on in the meantime."), id=repository.repo_id)
         before = tree_of(head) if head else {}
         tree = apply(before, changes)
+        put = {change.path for change in changes if isinstance(change, Put)}
+        for path in replaced(before, tree, put):
+            del tree[path]
         if tree == before:
             return None
         examined = examine(repository, tree, find)
@@ -153,10 +163,8 @@ def apply(tree: Mapping[str, str], changes: Sequence[Change]) -> dict[str, str]:
         if isinstance(change, Put):
             result[change.path] = change.sha256
             continue
-        path = change.path.strip("/")
-        gone = [each for each in result if each.startswith(f"{path}/")] if change.folder else [path]
-        for each in gone:
-            result.pop(each, None)
+        for path in [each for each in result if change.covers(each)]:
+            del result[path]
     if len(result) > MAX_FILES:
         raise TooLarge(
             _("The repository would have %(count)d files, and %(limit)d are the most."),

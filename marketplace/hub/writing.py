@@ -28,6 +28,7 @@ from marketplace.hub.owning import row_of
 from marketplace.hub.repositories import MAIN, Repository, Snapshot, at, find
 from marketplace.hub.requests import Caller, endpoint, hub_view, json_body
 from vectors.announced import MAX_FILE, TooLarge
+from vectors.commits import tree_of
 from vectors.errors import Refusal, _
 from vectors.keeping import store_bytes
 from vectors.models import Version
@@ -85,7 +86,7 @@ def commit(request: HttpRequest, caller: Caller, repo_id: str, rev: str) -> Http
         )
     except Moved as moved:
         raise _moved(repository.id) from moved
-    return _committed(request, repository, version, head)
+    return _committed(request, repository, version, head, changes)
 
 
 @hub_view("GET", "HEAD")
@@ -240,26 +241,45 @@ def _nothing_to_delete(repository: Repository, path: str, head: Snapshot) -> Hub
 
 
 def _committed(
-    request: HttpRequest, repository: Repository, version: Version | None, head: Snapshot
+    request: HttpRequest,
+    repository: Repository,
+    version: Version | None,
+    head: Snapshot,
+    changes: list[Change],
 ) -> HttpResponse:
     oid = version.commit if version else head.commit
     url = f"{endpoint(request)}/{repository.id}/commit/{oid}"
     response = JsonResponse({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})
-    if version is None or not version.is_pushed:
+    if version is None:
         return response
-    if version.state == Version.State.UPLOADING:
-        sentence = _("Kept. It becomes a version once %(missing)s is there as well.") % {
-            "missing": version.draft["missing"]
-        }
-    else:
-        sentence = _(
-            "It is compared with %(foundation)s now and published when it fits: %(url)s"
-        ) % {
-            "foundation": version.foundation,
-            "url": url,
-        }
-    _warn(response, version.commit, sentence)
+    sentences = []
+    left = _replaced(version, head, changes)
+    if left:
+        sentences.append(
+            _("Removed, because the weights of this commit replace them: %s.") % ", ".join(left)
+        )
+    if version.is_pushed and version.state == Version.State.UPLOADING:
+        sentences.append(
+            _("Kept. It becomes a version once %(missing)s is there as well.")
+            % {"missing": version.draft["missing"]}
+        )
+    elif version.is_pushed:
+        sentences.append(
+            _("It is compared with %(foundation)s now and published when it fits: %(url)s")
+            % {"foundation": version.foundation, "url": url}
+        )
+    if sentences:
+        _warn(response, version.commit, " ".join(sentences))
     return response
+
+
+def _replaced(version: Version, head: Snapshot, changes: list[Change]) -> list[str]:
+    """The files that the commit lost without having been told to."""
+    if head.source is None:
+        return []
+    lost = tree_of(head.source).keys() - tree_of(version).keys()
+    told = [each for each in changes if isinstance(each, Remove)]
+    return sorted(path for path in lost if not any(each.covers(path) for each in told))
 
 
 def _warn(response: HttpResponse, topic: str, sentence: str) -> None:

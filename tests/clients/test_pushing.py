@@ -4,6 +4,7 @@ in the client's own words."""
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 from pathlib import Path
@@ -31,6 +32,22 @@ with torch.no_grad():
 model.push_to_hub("tuned")
 BertTokenizerFast.from_pretrained("lab/tiny-bert").push_to_hub("tuned")
 print(json.dumps("olive/tuned"))
+"""
+SIZED = """
+import json, sys, torch
+from transformers import BertModel
+model = BertModel.from_pretrained("lab/tiny-bert")
+with torch.no_grad():
+    for value in model.parameters():
+        value.add_(float(sys.argv[2]))
+model.push_to_hub(sys.argv[1], max_shard_size=sys.argv[3])
+print(json.dumps(float(model.embeddings.word_embeddings.weight[0, 0])))
+"""
+LOADED = """
+import json, sys
+from transformers import BertModel
+model = BertModel.from_pretrained(sys.argv[1])
+print(json.dumps(float(model.embeddings.word_embeddings.weight[0, 0])))
 """
 LORA = """
 import json, torch
@@ -136,6 +153,26 @@ def test_push_to_hub_of_a_fine_tune(site: Site, client: Client) -> None:
     olive = client.signed_in("olive").at(client.endpoint, HF_HUB_DISABLE_XET="1")
     assert olive.python(FULL) == "olive/tuned"
     published(site, "olive/tuned", "1 2")  # the model, and then its tokenizer
+
+
+def test_shards_replace_a_single_file_and_the_other_way_round(site: Site, client: Client) -> None:
+    """What is loaded is what was pushed last, never the file that was there before."""
+    olive = client.signed_in("olive").at(client.endpoint, HF_HUB_DISABLE_XET="1")
+    name, kinds = "olive/resized", []
+    for number, size in enumerate(("5GB", "40KB", "5GB"), 1):
+        pushed = olive.python(SIZED, name, f"0.0{number}", size)
+        published(site, name, " ".join(map(str, range(1, number + 1))))
+        assert client.python(LOADED, name) == pushed
+        there = Path(client.python(SNAPSHOT, name))
+        weights = sorted(path.name for path in there.glob("*.safetensors*"))
+        kinds.append(len(weights))
+        index = there / "model.safetensors.index.json"
+        assert set(weights) == (
+            {*json.loads(index.read_text())["weight_map"].values(), index.name}
+            if index.exists()
+            else {"model.safetensors"}
+        )
+    assert kinds[0] == kinds[2] == 1 < kinds[1]
 
 
 def test_push_to_hub_of_a_lora(site: Site, client: Client) -> None:

@@ -27,7 +27,7 @@ def missing_file(files: Mapping[str, ByteSource]) -> str:
         form = FULL
     single, index = f"{STEMS[form]}.safetensors", f"{STEMS[form]}.safetensors.index.json"
     if index in files:
-        return next((path for path in _named_by(files[index]) if path not in files), "")
+        return next((path for path in named_by(files[index]) if path not in files), "")
     if single in files:
         return ""
     if any(path.startswith(f"{STEMS[form]}-") for path in weights):
@@ -35,7 +35,7 @@ def missing_file(files: Mapping[str, ByteSource]) -> str:
     return "" if weights else single
 
 
-def _named_by(index: ByteSource) -> list[str]:
+def named_by(index: ByteSource) -> list[str]:
     """The shards that an index names; none when it cannot be read."""
     try:
         weight_map = read_json(index, MAX_INDEX_BYTES).get("weight_map")

@@ -19,6 +19,11 @@ from vectors.tensorfile.errors import Problem
 
 INVENTORY = 60
 UNFIT = 12
+# Of a version the list shows the sigil alone: the rest of sixty cards takes longer to read.
+UNSHOWN = [
+    f"current__{name}"
+    for name in ("layers", "verdict", "abilities", "examples", "draft", "refusal")
+]
 
 
 def words_of(query: QueryDict) -> str:
@@ -39,7 +44,7 @@ def inventory_of(
     for slot in state.slots:
         namespace, _slash, name = slot.name.partition("@")[0].partition("/")
         here = here.exclude(namespace=namespace, name=name)
-    first = list(here.first_cards("equipped", INVENTORY))
+    first = list(here.first_cards("equipped", INVENTORY).defer(*UNSHOWN))
     found = here.count()
     return {
         "foundation": foundation,
@@ -56,8 +61,9 @@ def inventory_of(
 def analogy_choices(state: Loadout, foundation: Foundation | None, user: Any) -> dict[str, str]:
     """Labels by name for the analogy's three places: whatever the inventory is searched for, and
     what is chosen already, too."""
-    here = _of(foundation, Vector.objects.visible_to(user))
-    choices = {each.repo_id: each.label for each in here.first_cards("equipped", INVENTORY)}
+    here = _of(foundation, Vector.objects.visible_to(user)).sorted_by("equipped")
+    names = here.values_list("namespace", "name", "title")[:INVENTORY]
+    choices = {f"{namespace}/{name}": title or name for namespace, name, title in names}
     for chosen in (state.analogy.c, state.analogy.b, state.analogy.a):
         if chosen:
             choices.setdefault(chosen, chosen)
@@ -83,4 +89,5 @@ def _unfit(matching: VectorQuerySet, foundation: Foundation | None) -> list[tupl
     if foundation is None:
         return []
     others = matching.exclude(foundation=foundation).first_cards("equipped", UNFIT)
+    others = others.defer(*UNSHOWN)
     return [(each, unfit(each.foundation, foundation)) for each in others]

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from django.conf.locale import LANG_INFO
 from django.core.paginator import Page, Paginator
-from django.db.models import Count
+from django.db.models import Count, Q
 from django.http import QueryDict
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -142,8 +142,11 @@ class CatalogueQuery:
                     tally[code] += count
             return _busiest(tally.items())
         if name == "size":
-            sizes = [(key, found.facet("size", key).count()) for key in SIZES]
-            return [(key, count) for key, count in sizes if count]
+            sizes = {
+                key: Count("pk", filter=Q(current__nbytes__gte=low, current__nbytes__lt=high))
+                for key, (low, high) in SIZES.items()
+            }
+            return [(key, count) for key, count in found.aggregate(**sizes).items() if count]
         column = {"task": "pipeline_tag", "license": "license", "form": "current__form"}[name]
         return _busiest(found.values_list(column).annotate(c=Count("pk")).order_by())
 

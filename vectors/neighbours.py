@@ -113,20 +113,21 @@ def _ranked(
     chosen = [known[there[i]] for i in _candidates(estimates, SPARE * limit)]
     mine = read_sketch(own.blob_id)
     sketches = read_sketches(blob for _pk, blob in chosen)
-    vectors = Vector.objects.for_cards().in_bulk([pk for pk, _blob in chosen])
-    found = [
-        Neighbour(vectors[pk], compare(mine, sketches[blob]))
-        for pk, blob in chosen
-        if pk in vectors and blob in sketches
-    ]
+    found = [(pk, compare(mine, sketches[blob])) for pk, blob in chosen if blob in sketches]
     alike = (Verdict.DUPLICATE, Verdict.RELATED)
-    fitting = [each for each in found if each.likeness.verdict == Verdict.INDEPENDENT]
-    related = [each for each in found if each.likeness.verdict in alike]
-    against = [each for each in found if each.likeness.verdict == Verdict.CONTRADICTION]
-    return {
+    fitting = [each for each in found if each[1].verdict == Verdict.INDEPENDENT]
+    related = [each for each in found if each[1].verdict in alike]
+    against = [each for each in found if each[1].verdict == Verdict.CONTRADICTION]
+    shown = {
         Verdict.INDEPENDENT: fitting[:limit],
-        Verdict.RELATED: sorted(related, key=lambda each: -each.likeness.cosine)[:limit],
-        Verdict.CONTRADICTION: sorted(against, key=lambda each: each.likeness.cosine)[:limit],
+        Verdict.RELATED: sorted(related, key=lambda each: -each[1].cosine)[:limit],
+        Verdict.CONTRADICTION: sorted(against, key=lambda each: each[1].cosine)[:limit],
+    }
+    wanted = [pk for rows in shown.values() for pk, _likeness in rows]
+    vectors = Vector.objects.for_cards().in_bulk(wanted)
+    return {
+        verdict: [Neighbour(vectors[pk], likeness) for pk, likeness in rows if pk in vectors]
+        for verdict, rows in shown.items()
     }
 
 

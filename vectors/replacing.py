@@ -22,15 +22,14 @@ ADAPTER = "adapter_config.json"
 def replaced(before: Mapping[str, str], tree: Mapping[str, str], put: Collection[str]) -> list[str]:
     """The files of ``tree`` that are left over of other weights than those a push brings.
 
-    ``put`` are the paths that it named. Nothing, where it brings no whole set of weights, or more
-    than one: then it is for the push to say which one counts.
+    ``put`` are the paths that it named: of those none leaves, so that a push of two sets is refused
+    as one. Nothing leaves where no whole set of weights is new.
     """
     new = {path for path in tree if path in put or before.get(path) != tree[path]}
     sets = [found for stem in STEMS.values() for found in _sets(stem, tree)]
     fresh = [members for members in sets if members & new and members <= tree.keys()]
-    if len(fresh) != 1:
-        return []
-    return sorted(path for path in tree if _is_weights(path) and path not in fresh[0] | new)
+    kept = new.union(*fresh)
+    return sorted(path for path in tree if fresh and _is_weights(path) and path not in kept)
 
 
 def _sets(stem: str, tree: Mapping[str, str]) -> list[set[str]]:

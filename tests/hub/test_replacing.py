@@ -138,6 +138,14 @@ def test_a_push_of_both_is_for_its_sender_to_settle(olive: Hub) -> None:
     assert Version.objects.count() == 1
 
 
+def test_what_a_push_names_stays(olive: Hub) -> None:
+    """Such as the first shards of what is still to come."""
+    publish(olive, shards(1, 3))
+    shard = "model-00001-of-00002.safetensors"
+    version = publish(olive, {SINGLE: weights(2), shard: shards(3, 2)[shard]})
+    assert paths(version) == {SINGLE, shard}
+
+
 def test_weights_that_stay_remove_nothing(olive: Hub) -> None:
     files = {**shards(1, 2), "vae/model.safetensors": weights(5), "README.md": CARD}
     first = publish(olive, files)

@@ -228,6 +228,8 @@ class Version(models.Model):
     it is meant as the next version of an existing one. ``draft`` holds what the wizard collected.
     One that a client pushed has its ``commit`` and ``message`` from the start, belongs to a
     ``claim`` while its repository has no vector, and publishes itself when it fits.
+
+    A withdrawn version is off the shelves since ``withdrawn``. Who had a grant by then keeps it.
     """
 
     class State(models.TextChoices):
@@ -279,6 +281,7 @@ class Version(models.Model):
     changes = models.CharField(max_length=200, blank=True)
     created = models.DateTimeField(auto_now_add=True)
     published = models.DateTimeField(null=True, blank=True)
+    withdrawn = models.DateTimeField(null=True, blank=True)
 
     objects = VersionQuerySet.as_manager()
 

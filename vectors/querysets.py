@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, F, Q, QuerySet
 
 from vectors import search
 
@@ -47,13 +47,16 @@ class VectorQuerySet(models.QuerySet["Vector"]):
         return self.filter(current__state="published", visibility="public")
 
     def visible_to(self, user: Any) -> VectorQuerySet:
-        """The published ones and, of one's own and those one has a grant for, the private too."""
+        """The published ones and, of one's own and those one has a grant for, the private too, and
+        those that were withdrawn since."""
         everybody = Q(current__state="published", visibility="public")
         if not user.is_authenticated:
             return self.filter(everybody)
         granted = Q(current__state="published", pk__in=user.grants.values("vector"))
+        kept = user.grants.filter(created__lte=F("vector__current__withdrawn")).values("vector")
+        withdrawn = Q(current__state="withdrawn", pk__in=kept)
         own = Q(owner=user, current__isnull=False)
-        return self.filter(everybody | own | granted)
+        return self.filter(everybody | own | granted | withdrawn)
 
     def usable_by(self, user: Any) -> VectorQuerySet:
         """Those on the shelves that ``user`` may read and equip."""

@@ -337,16 +337,17 @@ def _hold_repository(version: Version) -> None:
 
 
 def withdraw(version: Version) -> None:
-    """Take a published version off the shelves; its page stays for its owner."""
+    """Take a published version off the shelves: nobody new gets it. It stays for its owner and
+    those who have a grant by now."""
     with transaction.atomic():
-        move(version, Version.State.WITHDRAWN)
+        move(version, Version.State.WITHDRAWN, withdrawn=timezone.now())
         _choose_current(version)
 
 
 def restore(version: Version) -> None:
     """Put a withdrawn version back."""
     with transaction.atomic():
-        move(version, Version.State.PUBLISHED)
+        move(version, Version.State.PUBLISHED, withdrawn=None)
         _choose_current(version)
 
 

@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_safe
 
 from vectors import services, usage
-from vectors.access import may_edit, may_read, may_see, request_of
+from vectors.access import may_edit, may_read, may_see, request_of, seen_of
 from vectors.adapters import handed_out
 from vectors.catalogue import CatalogueQuery, shelves
 from vectors.covers import remove_cover, set_cover
@@ -104,11 +104,8 @@ def _foundation_page(request: HttpRequest, foundation: Foundation) -> HttpRespon
 
 def _vector_page(request: HttpRequest, vector: Vector) -> HttpResponse:
     with_newest_card(vector)
-    versions = [
-        version
-        for version in vector.versions.order_by("-number")
-        if version.number and may_see(request.user, version)
-    ]
+    numbered = vector.versions.filter(number__isnull=False).order_by("-number")
+    versions = seen_of(request.user, vector, numbered)
     wanted = request.GET.get("version", "")
     version = next((v for v in versions if f"v{v.number}" == wanted), vector.current)
     assert version is not None

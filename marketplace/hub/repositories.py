@@ -21,7 +21,7 @@ from marketplace.hub.errors import (
 )
 from marketplace.hub.files import HubFile, file_of, written_file
 from marketplace.hub.requests import Caller
-from vectors.access import may_edit, may_read, may_see
+from vectors.access import may_edit, may_read, may_see, seen_of
 from vectors.commits import commit_id, commit_of
 from vectors.detect import by_name
 from vectors.errors import _
@@ -167,12 +167,10 @@ class VectorRepository:
         rows = self.row.versions.exclude(state=Version.State.REFUSED).exclude(
             commit="", number=None
         )
-        seen = []
-        for version in rows.order_by("-pk").select_related("owner"):
+        versions = list(rows.order_by("-pk").select_related("owner"))
+        for version in versions:
             version.vector = self.row
-            if may_see(self.caller.user, version):
-                seen.append(version)
-        return seen
+        return seen_of(self.caller.user, self.row, versions)
 
     def _snapshot(self, version: Version) -> Snapshot:
         message = version.message or version.changes

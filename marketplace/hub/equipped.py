@@ -10,6 +10,8 @@ from datetime import datetime
 from functools import partial
 from threading import Lock
 
+from django.conf import settings
+
 from marketplace.hub.errors import forbidden, gated, repo_not_found
 from marketplace.hub.files import HubFile, stored_file, written_file
 from marketplace.hub.repositories import MAIN, Repository, Snapshot
@@ -154,5 +156,7 @@ def _read(pk: int, path: str, etag: str, header: bytes, start: int, stop: int) -
 
 
 def _direct(pk: int, etag: str, file_name: str) -> str | None:
+    if not settings.ARMORY_S3_BUCKET:  # a folder hands out nothing: no question for nothing
+        return None
     built = built_file(pk, etag)
     return None if built is None else direct_url(built, file_name)

@@ -169,9 +169,7 @@ def _resolve(
 
 def _bytes(request: HttpRequest, file: HubFile, headers: dict[str, str]) -> HttpResponseBase:
     name, content_type = file.path.rsplit("/", 1)[-1], content_type_of(file.path)
-    # Storage knows the file by another ETag: whoever names one is answered here.
-    conditional = any(name in request.headers for name in ("If-Range", "If-None-Match"))
-    if file.direct is not None and request.method == "GET" and not conditional:
+    if file.direct is not None and _is_plain(request):
         url = file.direct(name)
         if url is not None:
             return HttpResponseRedirect(
@@ -186,6 +184,13 @@ def _bytes(request: HttpRequest, file: HubFile, headers: dict[str, str]) -> Http
         open_range=file.read,
         headers=headers,
     )
+
+
+def _is_plain(request: HttpRequest) -> bool:
+    """Whether the whole file is asked for, whatever its ETag: storage knows it by another one, and
+    nobody would know which ranges it has sent."""
+    special = ("Range", "If-Range", "If-None-Match")
+    return request.method == "GET" and not any(name in request.headers for name in special)
 
 
 def check_readable(request: HttpRequest, repository: Repository, snapshot: Snapshot) -> None:

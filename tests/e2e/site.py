@@ -36,18 +36,20 @@ T = TypeVar("T")
 
 
 class Site:
-    """`manage.py serve` that can be stopped, started again, and looked into from outside."""
+    """`manage.py serve` that can be stopped, started again, and looked into from outside.
 
-    def __init__(self, data: Path) -> None:
+    ``variables`` are settings of its own.
+    """
+
+    def __init__(self, data: Path, **variables: str) -> None:
         self.data, self.port = data, free_port()
+        self.variables = {"ARMORY_LEASE_SECONDS": LEASE, **variables}
         self.address = f"http://localhost:{self.port}"
         self._stack = ExitStack()
         self.supervisor: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        self.supervisor = self._stack.enter_context(
-            serving(self.data, self.port, ARMORY_LEASE_SECONDS=LEASE)
-        )
+        self.supervisor = self._stack.enter_context(serving(self.data, self.port, **self.variables))
 
     def wait_until_ready(self) -> None:
         wait_until_healthy(self.port)
@@ -76,7 +78,7 @@ class Site:
         done = subprocess.run(
             [sys.executable, "manage.py", "shell", "-v0", "-c", code],
             cwd=settings.BASE_DIR,
-            env=clean_environment(self.data, ARMORY_LEASE_SECONDS=LEASE),
+            env=clean_environment(self.data, **self.variables),
             capture_output=True,
             text=True,
         )

@@ -302,6 +302,25 @@ def test_one_build_at_a_time_the_oldest_first(equip: Equip, owner: User) -> None
     assert second.state == BuildState.DONE
 
 
+def test_the_bell_rings_when_a_build_can_begin(
+    equip: Equip, owner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung: list[int] = []
+    send = "merging.tasks.run_build.apply_async"
+    monkeypatch.setattr(send, lambda arguments, **_options: rung.append(arguments[0]))
+    first = start_build(row=equip("law"), user=owner)
+    assert rung == [first.pk]
+    assert leases.claim(Build, first.pk) is not None
+    second = start_build(row=equip("mood"), user=owner)
+    assert rung == [first.pk], "its turn comes"
+    Build.objects.filter(pk=first.pk).update(state=BuildState.CANCELLED)
+    with override_settings(ARMORY_BUILDS_BYTES=0):
+        leases.ring(second)
+    assert rung == [first.pk], "nobody is there to hear it"
+    leases.ring(second)
+    assert rung == [first.pk, second.pk]
+
+
 # --- who may ---------------------------------------------------------------------------------
 
 

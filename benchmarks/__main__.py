@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write-results", action="store_true", help=f"keep the tables in {RESULTS.name}"
     )
-    parser.add_argument("--sketches", action="store_true", help="sketches instead of merges")
+    parser.add_argument("--sketches", action="store_true", help="sketches and a large shop")
     return parser
 
 

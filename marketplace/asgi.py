@@ -13,10 +13,11 @@ django = get_asgi_application()
 from django.conf import settings  # noqa: E402
 
 from marketplace.bodies import limit_bodies  # noqa: E402
+from merging.engine.run import PIECE_BYTES  # noqa: E402
 from vectors.downloads import PIECE  # noqa: E402
 
 # A piece of a download leaves whole; Django would cut it into sixteen.
-ASGIHandler.chunk_size = PIECE
+ASGIHandler.chunk_size = max(PIECE, PIECE_BYTES)
 
 # Request bodies are spooled here; the system's own folder may be small, or memory.
 tempfile.tempdir = settings.FILE_UPLOAD_TEMP_DIR

@@ -23,8 +23,8 @@ from merging.engine.local_files import LEFT_OUT
 from merging.engine.recipe import Recipe
 from merging.engine.run import PIECE_BYTES, stream_ahead
 from merging.hashes import hashed, known_hash, known_hashes
+from merging.kept_open import kept_equipped
 from merging.models import EquippedModel
-from merging.opening import opened_equipped
 from vectors.models import Blob, Foundation, RepositoryFile, Version
 from vectors.storage.current import storage
 from vectors.tensorfile.source import read_bytes
@@ -88,7 +88,7 @@ class Opened:
 
     def __init__(self, row: EquippedModel) -> None:
         self.row = row
-        self._context = opened_equipped(row)
+        self._context = kept_equipped(row)
         self.equipment = self._context.__enter__()
 
     @cached_property

@@ -7,7 +7,7 @@ says nothing about which of those works best.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -86,11 +86,9 @@ def neighbours(version: Version, *, user: Any, limit: int = 6) -> Neighbours | N
         .order_by("-equips", "-likes", "-pk")
         .values_list("pk", "current__sketch", "current__sketch__norm", "current__sketch__format")
     )
-    sketched = [
-        (pk, (sketch, norm)) for pk, sketch, norm, form in others if form == sketch_format.VERSION
-    ]
-    blobs = _blobs_of(version.foundation, [key for _pk, key in sketched])
-    known = [(pk, blobs[key]) for pk, key in sketched if key in blobs]
+    sketched = [each for each in others if each[3] == sketch_format.VERSION]
+    blobs = _blobs_of(version.foundation, [each[1:3] for each in sketched])
+    known = [(each[0], blob) for each, blob in zip(sketched, blobs, strict=True) if blob]
     found = _ranked(own, version.foundation, known, limit)
     return Neighbours(
         fitting=found[Verdict.INDEPENDENT],
@@ -140,22 +138,23 @@ def _candidates(estimates: np.ndarray, many: int) -> list[int]:
     return sorted({int(i) for i in (*quiet[:many], *ordered[:many], *ordered[::-1][:many])})
 
 
-def _blobs_of(foundation: Foundation, wanted: Sequence[Key]) -> Mapping[Key, str]:
-    """The blobs of sketches, by one query for those this process has not met.
+def _blobs_of(foundation: Foundation, wanted: Sequence[Key]) -> list[str | None]:
+    """The blob of each sketch, by one query for those this process has not met.
 
     In the table a sketch's blob stands behind its row of 16 KB, and SQLite reads all of that to
     come to it. A sketch is of a version that never changes, so what was read once stays true.
     """
     known = _met(Path(settings.ARMORY_DATA), foundation.fingerprint)
-    missing = {key for key in wanted if key not in known}
-    if missing:
+    found = [known.get(key) for key in wanted]
+    if None in found:
+        missing = [key[0] for key, blob in zip(wanted, found, strict=True) if blob is None]
         sketches = Sketch.objects.filter(version__foundation=foundation)
         if len(missing) <= _AT_ONCE:
-            sketches = sketches.filter(pk__in=[pk for pk, _norm in missing])
-        known |= {
-            (pk, norm): blob for pk, norm, blob in sketches.values_list("pk", "norm", "blob_id")
-        }
-    return known
+            sketches = sketches.filter(pk__in=missing)
+        for pk, norm, blob in sketches.values_list("pk", "norm", "blob_id"):
+            known[pk, norm] = blob
+        found = [known.get(key) for key in wanted]
+    return found
 
 
 @lru_cache(maxsize=64)

@@ -55,16 +55,21 @@ class RowFile:
         """The rows of ``sketches`` (SHA-256 each). ``load`` fetches those the file lacks."""
         with self._lock:
             self._read_keys()
-            missing = [sha for sha in dict.fromkeys(sketches) if sha not in self._index.where]
-            if missing:
-                self._add(missing, load)
-            where, scales = self._index.where, self._index.scales
-        which = np.array([where.get(sha, -1) for sha in sketches], np.int64)
+            found = self._places(sketches)
+            if -1 in found:
+                missing = (sha for sha, place in zip(sketches, found, strict=True) if place < 0)
+                self._add(list(dict.fromkeys(missing)), load)
+                found = self._places(sketches)
+            scales = self._index.scales
         rows: np.ndarray = np.empty((0, self._width), np.int8)
         if len(scales):
             shape = (len(scales), self._width)
             rows = np.asarray(np.memmap(self._path / "rows", np.int8, "r", shape=shape))
-        return Rows(rows, scales, which)
+        return Rows(rows, scales, np.array(found, np.int64))
+
+    def _places(self, sketches: Sequence[str]) -> list[int]:
+        where = self._index.where
+        return [where.get(sha, -1) for sha in sketches]
 
     def _read_keys(self) -> None:
         try:

@@ -27,13 +27,20 @@ from .kernels import (
 from .sparsify import NO_MASKS, Trim, _sum_bf16
 from .workspace import Workspace
 
+MEMORY = -1  # instead of a file's descriptor: the place is an address of this process
+
 # POSIX: ssize_t pwrite(int, const void *, size_t, off_t), looked up in the C library.
 _pwrite: Any = external("pwrite", "intp", "intc", "uintp", "uintp", "int64")
+# C: void *memcpy(void *, const void *, size_t).
+_memcpy: Any = external("memcpy", "uintp", "uintp", "uintp", "uintp")
 _MASK, _CARRY, _SIGN = map(np.uint64, _EXPONENTS["BF16"])
 
 
 @njit(nogil=True, cache=True)
 def _write(file, at, address, nbytes):
+    if file == MEMORY:
+        _memcpy(np.uintp(at), np.uintp(address), np.uintp(nbytes))
+        return True
     done = 0
     while done < nbytes:
         put = _pwrite(file, np.uintp(address + done), np.uintp(nbytes - done), at + done)
@@ -136,8 +143,8 @@ def write_sum(
 ) -> bool:
     """Write the elements ``span`` of target + factor · Σ wₖ (tunedₖ − base) / divisor.
 
-    All tensors are BF16. ``goal`` is a file descriptor and the place in that file. False where
-    this was not possible; then what is there must be written again.
+    All tensors are BF16. ``goal`` is a file descriptor and the place in that file, or MEMORY and
+    an address. False where this was not possible; then what is there must be written again.
     """
     own_target = target is not base
     found = places([base, *tuned, *([target] if own_target else [])], span[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -16,11 +17,14 @@ from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vectors.tensorfile.checkpoint import Checkpoint
 
 from .align import UNTOUCHED, PlannedTensor, Report, TermSource, align
 from .block import Workspace
 from .compute import Combination, Results, collapsed
+from .direct import MEMORY
 from .errors import MergeError, _
 from .kernels import KERNEL
 from .layout import VirtualFile, VirtualModel, copy_plan, lay_out
@@ -30,8 +34,8 @@ from .recipe import Recipe, collapse
 if TYPE_CHECKING:
     from .vocabulary import Vocabulary
 
-PIECE_BYTES = 2**20
-AHEAD = 2  # pieces of a download that are computed before somebody asks for them
+PIECE_BYTES = 2**21
+AHEAD = 1  # further pieces of a download that are computed before somebody asks for them
 TASK_BYTES = 8 * 2**20
 
 
@@ -125,7 +129,7 @@ def identity(recipe: Recipe, path: str) -> str:
 
 
 def stream(file: VirtualFile, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """Yield bytes ``[start, stop)`` of ``file`` in pieces of 1 MiB."""
+    """Yield bytes ``[start, stop)`` of ``file`` in pieces of ``PIECE_BYTES``."""
     stop = file.size if stop is None else stop
     held, filled = memoryview(bytearray(PIECE_BYTES)), 0
     for piece in file.read(start, stop):
@@ -147,8 +151,7 @@ def stream_ahead(file: VirtualFile, start: int = 0, stop: int | None = None) -> 
     Whoever stops early leaves nothing running: what the file reads may be closed at once.
     """
     stop = file.size if stop is None else stop
-    alone = file.combination.by_tensor or not hasattr(os, "memfd_create")
-    if alone or stop - start <= AHEAD * PIECE_BYTES:
+    if file.combination.by_tensor or stop - start <= AHEAD * PIECE_BYTES:
         yield from stream(file, start, stop)
         return
     upcoming: deque[Future[bytes]] = deque()
@@ -164,12 +167,17 @@ def stream_ahead(file: VirtualFile, start: int = 0, stop: int | None = None) -> 
 
 
 def _piece(file: VirtualFile, start: int, stop: int) -> bytes:
-    """Bytes ``[start, stop)``, by the loops that write to a file: a file in memory, here."""
-    descriptor = _local.__dict__.get("descriptor")
-    if descriptor is None:
-        descriptor = _local.descriptor = os.memfd_create("piece")
-    _write_range(file, descriptor, start, stop, shift=start)
-    return os.pread(descriptor, stop - start, 0)
+    """Bytes ``[start, stop)``, by the loops that write to a file: here, to where they will lie."""
+    piece = _unwritten(None, stop - start)
+    _write_range(file, MEMORY, start, stop, shift=start - _address(piece))
+    return piece
+
+
+# The C interface's way to make bytes: allocated first, written before anybody has seen them.
+_unwritten = ctypes.pythonapi.PyBytes_FromStringAndSize
+_unwritten.restype, _unwritten.argtypes = ctypes.py_object, (ctypes.c_char_p, ctypes.c_ssize_t)
+_address = ctypes.pythonapi.PyBytes_AsString
+_address.restype, _address.argtypes = ctypes.c_void_p, (ctypes.py_object,)
 
 
 @cache
@@ -283,7 +291,9 @@ def _cuts(file: VirtualFile) -> Iterator[tuple[int, int]]:
 
 
 def _write_range(file: VirtualFile, descriptor: int, start: int, stop: int, shift: int = 0) -> int:
-    """Write the bytes ``[start, stop)`` of ``file``, each ``shift`` before where it is there."""
+    """Write the bytes ``[start, stop)`` of ``file``, each ``shift`` before where it is there.
+
+    To MEMORY instead of a descriptor: the places are addresses."""
     work = _local.__dict__.setdefault("work", Workspace())
     header = memoryview(file.header)[start:stop]
     _write_at(descriptor, start - shift, [header])
@@ -299,7 +309,11 @@ def _write_range(file: VirtualFile, descriptor: int, start: int, stop: int, shif
 
 def _write_at(descriptor: int, at: int, pieces: Iterable[memoryview]) -> None:
     for piece in pieces:
-        done = 0
-        while done < len(piece):
-            done += os.pwrite(descriptor, piece[done:], at + done)
+        if descriptor == MEMORY:
+            if piece:
+                ctypes.memmove(at, np.frombuffer(piece, np.uint8).ctypes.data, len(piece))
+        else:
+            done = 0
+            while done < len(piece):
+                done += os.pwrite(descriptor, piece[done:], at + done)
         at += len(piece)

@@ -17,7 +17,7 @@ from merging.engine import compute, direct, run
 from merging.engine.errors import MergeError
 from merging.engine.methods import METHODS
 from merging.engine.recipe import make_recipe
-from merging.engine.run import Equipment, equip, stream, write_model
+from merging.engine.run import Equipment, equip, stream, stream_ahead, write_model
 from merging.engine.whole import Whole
 from tests.engine.models import State, lora, put_on, save, vector
 from vectors.tensorfile.errors import TensorFileError
@@ -43,6 +43,12 @@ def written(equipment: Equipment, folder: Path) -> bytes:
     """The same file, written by several threads, some of it from file to file."""
     write_model(equipment, folder, {}, threads=3)
     return (folder / "model.safetensors").read_bytes()
+
+
+def ahead(equipment: Equipment) -> bytes:
+    """The same file in pieces, computed by several threads to where they lie in memory."""
+    (file,) = equipment.model.files.values()
+    return b"".join(stream_ahead(file))
 
 
 def plainly(equipment: Equipment) -> bytes:
@@ -86,9 +92,11 @@ def test_one_lora(
         patch.setattr(compute, "BLOCK_ELEMENTS", elements)
         patch.setattr(direct, "RUN", 4 * elements)
         patch.setattr(run, "TASK_BYTES", 4099)
+        patch.setattr(run, "PIECE_BYTES", 1001)
         equipment = put_on(opened, opened, [(term, weight)], parameters={"lambda": factor})
         streamed = bytes_of(equipment)
         assert written(equipment, folder / "out") == streamed
+        assert ahead(equipment) == streamed
         assert plainly(equipment) == streamed
 
 
@@ -132,6 +140,7 @@ def test_fine_tunes_on_a_target(
         patch.setattr(compute, "BLOCK_ELEMENTS", elements)
         patch.setattr(direct, "RUN", 4 * elements)
         patch.setattr(run, "TASK_BYTES", 1001)
+        patch.setattr(run, "PIECE_BYTES", 334)
         equipment = put_on(
             target,
             opened,
@@ -141,6 +150,7 @@ def test_fine_tunes_on_a_target(
         )
         streamed = bytes_of(equipment)
         assert written(equipment, folder / "out") == streamed
+        assert ahead(equipment) == streamed
         assert plainly(equipment) == streamed
 
 

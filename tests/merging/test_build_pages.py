@@ -27,7 +27,7 @@ from tests.merging.build_shop import FILES, kept, state, stock, write_sharded
 from tests.people import client_of
 from tests.vectors.conftest import local_storage
 from vectors.importing import add_foundation, add_vector
-from vectors.models import Vector
+from vectors.models import Vector, Version
 
 __all__ = ["law", "local_storage"]
 
@@ -245,6 +245,19 @@ def test_a_build_is_as_closed_as_its_recipe(
                 assert got == (404 if kind == "private" else 403), (who, path)
     build.refresh_from_db()
     assert build.requested_by == owner
+
+
+def test_what_is_withdrawn_is_not_had_by_way_of_a_build(
+    law: Vector, owner: User, owner_client: Client, stranger_client: Client
+) -> None:
+    assert law.current is not None
+    row = equip_terms([(law.current, Decimal("0.5"))], user=owner)
+    building.run_build(start_build(row=row, user=owner).pk)
+    assert status(stranger_client, "GET", f"{row.get_absolute_url()}.zip") == 200
+    Version.objects.filter(pk=law.current.pk).update(state=Version.State.WITHDRAWN)
+    for method, path in ROUTES:
+        assert status(stranger_client, method, row.get_absolute_url() + path) == 404, path
+        assert status(owner_client, method, row.get_absolute_url() + path) in ENDED, path
 
 
 def test_there_is_no_build_before_one_is_started(row: EquippedModel, owner_client: Client) -> None:

@@ -124,19 +124,28 @@ def svd(matrix: Array) -> tuple[Array, Array, Array]:
         try:
             V, s, Ut = np.linalg.svd(np.ascontiguousarray(matrix.T), full_matrices=False)
         except np.linalg.LinAlgError:
-            raise MergeError(
-                _(
-                    "The singular values of a tensor of %(rows)d × %(columns)d numbers cannot be "
-                    "computed. Choose a method that needs none, such as task_arithmetic."
-                ),
-                rows=matrix.shape[0],
-                columns=matrix.shape[1],
-            ) from None
+            raise _no_values(matrix) from None
         return Ut.T, s, V.T
     import torch
 
-    U, s, Vt = torch.linalg.svd(matrix, full_matrices=False)
+    try:
+        # In double precision: CUDA's routine for float32 is right to three digits only.
+        found = torch.linalg.svd(matrix.double(), full_matrices=False)
+    except torch.linalg.LinAlgError:
+        raise _no_values(matrix) from None
+    U, s, Vt = (part.to(matrix.dtype) for part in found)
     return U, s, Vt
+
+
+def _no_values(matrix: Array) -> MergeError:
+    return MergeError(
+        _(
+            "The singular values of a tensor of %(rows)d × %(columns)d numbers cannot be "
+            "computed. Choose a method that needs none, such as task_arithmetic."
+        ),
+        rows=matrix.shape[0],
+        columns=matrix.shape[1],
+    )
 
 
 def singular_values(matrix: Array) -> np.ndarray:
@@ -145,7 +154,7 @@ def singular_values(matrix: Array) -> np.ndarray:
         return np.linalg.svd(matrix, compute_uv=False)
     import torch
 
-    return host(torch.linalg.svdvals(matrix))
+    return host(torch.linalg.svdvals(matrix.double()))
 
 
 def qr(matrix: Array) -> tuple[Array, Array]:

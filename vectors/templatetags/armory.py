@@ -125,9 +125,7 @@ def vector_card(vector: Vector) -> dict[str, Any]:
         "form": version.get_form_display(),
         "size": size(version.nbytes),
         "licence": license_name(vector.license),
-        "mark": _("withdrawn")
-        if version.state == Version.State.WITHDRAWN
-        else access_mark(vector),
+        "mark": _("withdrawn") if version.state == Version.State.WITHDRAWN else access_mark(vector),
         "ability": best,
         "owner": vector.namespace,
         "owner_url": reverse("profile", args=[vector.namespace]),

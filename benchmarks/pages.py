@@ -88,7 +88,7 @@ def report(shop: crowd.Shop, counts: Mapping[int, Counted]) -> str:
         f"| {head} {sizes} |",
         "| ---- | ------: | ------: | --------: | ------------: | -----------: | -----: |",
     ]
-    missed = []
+    missed, before = [], os.getloadavg()[0]
     for page in PAGES:
         shop.forget_rows()
         with served(shop.folder) as site:
@@ -104,7 +104,8 @@ def report(shop: crowd.Shop, counts: Mapping[int, Counted]) -> str:
             f"| {statistics.median(signed) * 1e3:.0f} | {queries} |"
         )
     verdict = f"missed by {', '.join(missed)}" if missed else "met by all"
-    return "\n".join([*lines, "", f"Target: below {TARGET * 1e3:.0f} ms warm: {verdict}."])
+    load = f"Load {before:.1f} before, {os.getloadavg()[0]:.1f} after."
+    return "\n".join([*lines, "", f"Target: below {TARGET * 1e3:.0f} ms warm: {verdict}. {load}"])
 
 
 class Site:

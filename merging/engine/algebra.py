@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
-from .methods import Method
+from .methods import Method, get_method
 
 
 def single_source(
@@ -29,7 +30,24 @@ def single_source(
     """
     if method.linear_weights is None:
         return None
-    weights = method.linear_weights(coefficients, values)
+    # Asked tensor by tensor, of which there are thousands, and nearly always the same.
+    given = tuple(coefficients), tuple(values.items())
+    return _single_source(method.name, *given, target, foundation, tuple(terms), frozenset(whole))
+
+
+@lru_cache(maxsize=4096)
+def _single_source(
+    name: str,
+    coefficients: tuple[Fraction, ...],
+    values: tuple[tuple[str, Any], ...],
+    target: str,
+    foundation: str,
+    terms: tuple[str, ...],
+    whole: frozenset[str],
+) -> str | None:
+    method = get_method(name)
+    assert method.linear_weights is not None
+    weights = method.linear_weights(coefficients, dict(values))
     if weights is None:
         return None
     total: dict[str, Fraction] = {}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -261,6 +263,11 @@ def arguments_of(
     )
 
 
+@lru_cache(maxsize=4096)
+def _exact(coefficient: Decimal, factor: float) -> Fraction:
+    return Fraction(coefficient) * Fraction(str(factor))
+
+
 def collapsed(
     method: Method, recipe: Recipe, tensor: PlannedTensor, full_terms: set[str]
 ) -> PlannedTensor:
@@ -282,8 +289,8 @@ def collapsed(
     coefficients = []
     for term, factor, weight in zip(recipe.terms, factors, arguments.weights, strict=True):
         plain = "weight" not in term.parameters
-        exact = Fraction(term.coefficient) * Fraction(str(factor))
-        coefficients.append(exact if plain else Fraction(weight))
+        exact = _exact(term.coefficient, factor) if plain else Fraction(weight)
+        coefficients.append(exact)
     if arguments.values.get("normalize") and sum(coefficients) == 0:
         return tensor
     if left_alone:

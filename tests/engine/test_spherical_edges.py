@@ -6,11 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from merging.engine.errors import MergeError, RecipeError
 from merging.engine.methods import get_method
+from merging.engine.methods.karcher import mean
 from merging.engine.recipe import make_recipe
 from merging.engine.run import Equipment
 from tests.engine.models import State, put_on, same, save, tensors_of, vector
@@ -168,6 +170,16 @@ def test_opposite_models_have_the_first_as_their_karcher_mean(tmp_path: Path) ->
     x = one(3, -4)
     found = merge(tmp_path, "karcher", x, {"w": -2 * x["w"]}, base=x)["w"]
     torch.testing.assert_close(found, torch.tensor([4.5, -6.0]).double())  # of mean length 7.5
+
+
+def test_models_that_are_opposite_up_to_rounding_have_a_karcher_mean() -> None:
+    """Whatever the last bits of their inner product, and with it the processor, say."""
+    lengths = np.array([1.25780934e-06, 2.78091431e-01])
+    for ulps in range(-40, 41):
+        found = np.diag(lengths)
+        found[0, 1] = found[1, 0] = -np.sqrt(lengths.prod()) * (1 + ulps * 2**-53)
+        with np.errstate(all="raise"):
+            assert np.isfinite(mean(found, 50, 1e-9)).all(), ulps
 
 
 def test_karcher_leaves_out_a_model_without_direction_and_counts_its_length(

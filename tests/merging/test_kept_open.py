@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,9 @@ def test_readers_share_one_and_the_next_finds_it_open(row: EquippedModel) -> Non
 
 def test_nothing_is_closed_under_a_reader(row: EquippedModel) -> None:
     path = "model.safetensors"
-    size = Opened(row).files[path].size
-    pieces = Opened(row).read(path, 0, size)
+    with closing(Opened(row)) as opened:
+        size = opened.files[path].size
+    pieces = Opened(row).compute(path, 0, size)
     head = next(pieces)
     close_idle()
     assert len(head + b"".join(pieces)) == size

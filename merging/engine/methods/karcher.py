@@ -34,7 +34,8 @@ def prepare(whole: Whole, arguments: Arguments) -> Coefficients:
 def mean(found: np.ndarray, max_iter: int, tol: float) -> np.ndarray:
     """Coefficients (K,) of the vectors in their mean, from their inner products (K, K).
 
-    A vector no longer than ``tol`` has no direction; one opposite to the mean gives no tangent.
+    A vector no longer than ``tol`` has no direction; one opposite to the mean gives no tangent,
+    and whether it is exactly opposite is left to rounding.
     """
     norms = np.sqrt(np.diag(found))
     valid = norms > tol
@@ -57,8 +58,11 @@ def mean(found: np.ndarray, max_iter: int, tol: float) -> np.ndarray:
         step = length(tangent)
         if step < tol:
             break
-        at = math.cos(step) * at + math.sin(step) / step * tangent
-        at = at / length(at)
+        ahead = math.cos(step) * at + math.sin(step) / step * tangent
+        size = length(ahead)
+        if size < tol:
+            break  # opposite up to rounding: no direction is the mean, and the one at hand stays
+        at = ahead / size
     return norms.mean() * at * inverse
 
 

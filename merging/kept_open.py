@@ -34,7 +34,7 @@ class _Kept:
 
 
 _kept: OrderedDict[str, _Kept] = OrderedDict()
-_lock = threading.Lock()
+_lock = threading.RLock()  # a reader that was forgotten leaves when it is collected, at any moment
 _timer: threading.Timer | None = None
 
 
@@ -52,10 +52,10 @@ def close_idle(idle_seconds: float = 0) -> None:
     """Close what nobody has read for so long, and the oldest of what is more than ``KEPT``."""
     now = time.monotonic()
     with _lock:
-        idle = [key for key, kept in _kept.items() if not kept.readers]
+        idle = [key for key, kept in list(_kept.items()) if not kept.readers]
         old = [key for key in idle if now - _kept[key].since >= idle_seconds]
         old += [key for key in idle if key not in old][: max(len(idle) - len(old) - KEPT, 0)]
-        closed = [_kept.pop(key) for key in old]
+        closed = [kept for key in old if (kept := _kept.pop(key, None)) is not None]
     for kept in closed:
         kept.close()
 

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import http.client
 import os
-import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import crowd
-from .rounds import ROOT
-from .serving import free_port, wait_for, web_server
+from . import crowd, serving
+from .serving import web_server
 
 TARGET = 0.3  # seconds, for a page that is warm
 ROUNDS = 15
@@ -145,18 +141,5 @@ class Site:
 @contextmanager
 def served(folder: Path) -> Iterator[Site]:
     """`manage.py serve` on the shop in ``folder``."""
-    port = free_port()
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "manage.py", "serve"],
-            cwd=ROOT,
-            env={**os.environ, **crowd.settings_of(folder), "PORT": str(port)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            wait_for(f"http://127.0.0.1:{port}/healthz")
-            yield Site(folder, port)
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait()
+    with serving.served(folder, {**os.environ, **crowd.settings_of(folder)}) as port:
+        yield Site(folder, port)

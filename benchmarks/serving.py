@@ -162,19 +162,25 @@ def table(speeds: dict[str, list[float]], memory: tuple[float, float], size: int
 @contextmanager
 def site(data: Path) -> Iterator[str]:
     """`manage.py serve` with an empty catalogue."""
+    with served(data, environment(data)) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def served(folder: Path, environment: dict[str, str]) -> Iterator[int]:
+    """The port of `manage.py serve`, which writes its log to ``folder``."""
     port = free_port()
-    with (data / "log").open("w") as log:
+    with (folder / "log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "manage.py", "serve"],
             cwd=ROOT,
-            env=environment(data, PORT=str(port)),
+            env={**environment, "PORT": str(port)},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-        address = f"http://127.0.0.1:{port}"
         try:
-            wait_for(f"{address}/healthz")
-            yield address
+            wait_for(f"http://127.0.0.1:{port}/healthz")
+            yield port
         finally:
             server.send_signal(signal.SIGINT)
             server.wait()
@@ -217,9 +223,9 @@ def stock(data: Path, models: Path) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.startswith("equipped/")]
 
 
-def environment(data: Path, **more: str) -> dict[str, str]:
+def environment(data: Path) -> dict[str, str]:
     """This process's environment with a data folder of its own and no demo."""
-    return {**os.environ, "ARMORY_DATA": str(data), "ARMORY_DEMO": "0", **more}
+    return {**os.environ, "ARMORY_DATA": str(data), "ARMORY_DEMO": "0"}
 
 
 def web_server(data: Path) -> int:

@@ -7,9 +7,9 @@ from typing import Any
 from django.conf import settings as site
 from django.utils.translation import gettext as _
 
-from merging.builds import check_may_be_built, etag_of, may_stop
+from merging.builds import check_may_be_built, current_files, may_stop
 from merging.models import Build, BuildState, EquippedModel
-from vectors.errors import explain
+from vectors.errors import explain, explain_row
 from vectors.templatetags.armory import size as said
 from vectors.tensorfile.errors import Problem
 
@@ -30,10 +30,7 @@ def build_context(row: EquippedModel, user: Any) -> dict[str, Any]:
 
 def is_ready(build: Build | None, row: EquippedModel) -> bool:
     """Whether the build's files are those of today's kernel, by its rows alone."""
-    if build is None or build.state != BuildState.DONE:
-        return False
-    files = list(build.files.filter(stored=True))
-    return bool(files) and all(file.etag == etag_of(row, file.path) for file in files)
+    return build is not None and build.state == BuildState.DONE and bool(current_files(build, row))
 
 
 def refused(row: EquippedModel) -> str:
@@ -50,7 +47,7 @@ def problem_of(build: Build | None) -> str:
     if build is None or build.state != BuildState.FAILED:
         return ""
     if build.refusal:
-        return explain(Problem(build.refusal["template"], **build.refusal["params"]))
+        return explain_row(build.refusal)
     return _(build.error) if build.error else _("The build broke. Try again.")
 
 

@@ -27,7 +27,7 @@ from merging.models import Build, BuildFile, BuildState
 from merging.repository import Opened, OutputFile
 from vectors import leases
 from vectors.dropping import hold
-from vectors.errors import Refusal, _
+from vectors.errors import Refusal, _, row_of
 from vectors.leases import Lease
 from vectors.storage.current import storage
 from vectors.tensorfile.errors import Problem
@@ -93,8 +93,7 @@ def _finish(build: Build, lease: Lease) -> bool:
     except Stopped:
         lease.finish(BuildState.CANCELLED)
     except Problem as problem:
-        refusal = {"template": problem.template, "params": problem.params}
-        lease.finish(BuildState.FAILED, error=str(problem), refusal=refusal)
+        lease.finish(BuildState.FAILED, error=str(problem), refusal=row_of(problem))
     except Exception as error:
         lease.finish(BuildState.FAILED, error=_("The build broke. Try again."))
         log.error("%s broke", build, exc_info=error)

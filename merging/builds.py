@@ -24,9 +24,7 @@ MAX_UNDER_WAY = 3  # builds of one user, waiting or running
 
 _UNDER_WAY = (BuildState.QUEUED, BuildState.RUNNING)
 _AGAIN = (BuildState.FAILED, BuildState.CANCELLED, BuildState.EVICTED)
-_RESET = {"state": BuildState.QUEUED, "attempt": 0, "rung_at": None, "lease_until": None,
-          "owner_token": "", "stage": "", "done_bytes": 0, "total_bytes": 0, "error": "",
-          "refusal": {}, "started": None, "finished": None, "cancelled": False}  # fmt: skip
+_RESET = {**leases.AFRESH, "refusal": {}, "started": None, "cancelled": False}
 
 
 class NoBuilds(Refusal):
@@ -194,9 +192,12 @@ def etag_of(row: EquippedModel, path: str) -> str:
 
 def is_current(build: Build) -> bool:
     """Whether the build's files are what would be computed now, and lie in storage."""
+    files = current_files(build, build.equipped)
+    return bool(files) and all(storage().size(file.blob_id) == file.blob.size for file in files)
+
+
+def current_files(build: Build, row: EquippedModel) -> list[BuildFile]:
+    """The files that the build of ``row`` has stored; none where one of them is of another kernel
+    than today's."""
     files = list(build.files.filter(stored=True).select_related("blob"))
-    return bool(files) and all(
-        file.etag == etag_of(build.equipped, file.path)
-        and storage().size(file.blob_id) == file.blob.size
-        for file in files
-    )
+    return files if all(file.etag == etag_of(row, file.path) for file in files) else []

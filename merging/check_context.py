@@ -26,11 +26,10 @@ from merging.checks.table import (
 from merging.engine.recipe import coefficient_text
 from merging.models import EquippedModel
 from vectors.access import may_see
-from vectors.errors import explain
+from vectors.errors import explain_row
 from vectors.leases import JobState
 from vectors.models import RepositoryFile, Vector
 from vectors.probes import CONTROLS, PROBES
-from vectors.tensorfile.errors import Problem
 
 WORDS = {
     LEARNED: gettext_lazy("learned"),
@@ -109,7 +108,7 @@ def standing_of(job: VersionCheck) -> dict[str, Any]:
             return {}
         return {"state": "waiting", "label": progress_of(job)["label"]}
     if job.state == JobState.FAILED:
-        known = job.refusal and explain(Problem(job.refusal["template"], **job.refusal["params"]))
+        known = job.refusal and explain_row(job.refusal)
         return {
             "state": "failed",
             "reasons": [{"text": known or problem_of(job)}],
@@ -322,7 +321,7 @@ def problems_of(
         {
             "model": labels.get(each["model"], ""),
             "ability": each["ability"],
-            "text": explain(Problem(each["template"], **each["params"])),
+            "text": explain_row(each),
         }
         for each in result["problems"]
         if not each["ability"] or each["ability"] in names

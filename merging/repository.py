@@ -21,13 +21,12 @@ from merging.engine.joined import is_sum_of_loras, joined_lora
 from merging.engine.layout import VirtualFile
 from merging.engine.local_files import LEFT_OUT
 from merging.engine.recipe import Recipe
-from merging.engine.run import PIECE_BYTES, stream_ahead
+from merging.engine.run import stream_ahead
 from merging.hashes import hashed, known_hash, known_hashes
 from merging.kept_open import kept_equipped
 from merging.models import EquippedModel
+from vectors.downloads import read_blob
 from vectors.models import Blob, Foundation, RepositoryFile, Version
-from vectors.storage.current import storage
-from vectors.tensorfile.source import read_bytes
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
 _ADAPTER = {"adapter_config.json"}
@@ -68,9 +67,7 @@ class OutputFile:
         elif self.virtual is not None:
             yield from self.compute(start, stop)
         elif self.blob is not None:
-            with closing(storage().open(self.blob.sha256)) as source:
-                for at in range(start, stop, PIECE_BYTES):
-                    yield read_bytes(source, at, min(at + PIECE_BYTES, stop))
+            yield from read_blob(self.blob.sha256, start, stop)
         elif self.content is not None and start < stop:
             yield self.content[start:stop]
 

@@ -15,11 +15,10 @@ from vectors import services
 from vectors.cards import read_card
 from vectors.cards import render as render_card
 from vectors.describe import fields_from_card
-from vectors.errors import Refusal, explain
+from vectors.errors import Refusal, explain, explain_row
 from vectors.forms import FoundationForm, PublishForm
 from vectors.models import Foundation, Vector, Version
 from vectors.posting import post_only
-from vectors.tensorfile.errors import Problem
 from vectors.uploads import discard
 from vectors.views import explained_verdict
 
@@ -84,7 +83,7 @@ def refusal_of(version: Version) -> str:
     """Why it was refused, in the reader's language; empty when it was not."""
     if not version.refusal:
         return ""
-    return explain(Problem(version.refusal["template"], **version.refusal["params"]))
+    return explain_row(version.refusal)
 
 
 def pushed_rows(user: Any) -> list[dict[str, Any]]:

@@ -77,6 +77,21 @@ class LeasedJob(models.Model):
         return min(100, self.done_bytes * 100 // self.total_bytes) if self.total_bytes else 0
 
 
+# What a job that has ended becomes when it is to be done again.
+AFRESH: dict[str, Any] = {
+    "state": JobState.QUEUED,
+    "attempt": 0,
+    "owner_token": "",
+    "lease_until": None,
+    "rung_at": None,
+    "stage": "",
+    "done_bytes": 0,
+    "total_bytes": 0,
+    "error": "",
+    "finished": None,
+}
+
+
 class WorkerBeat(models.Model):
     """One row, touched by every worker every few seconds: is anybody there?"""
 

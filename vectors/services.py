@@ -16,7 +16,7 @@ from vectors.describe import check_free, check_name, claim_of, describe, fields_
 from vectors.detect import base_of
 from vectors.drawing import sigil
 from vectors.dropping import discard
-from vectors.errors import Refusal, _
+from vectors.errors import Refusal, _, row_of
 from vectors.files import called, open_files, open_weights
 from vectors.firstlook import CARD, look
 from vectors.inspection import Findings, inspect
@@ -255,7 +255,7 @@ def refuse(version: Version, problem: Problem) -> None:
     """End a draft with one clear sentence; none of its bytes stay."""
     Version.objects.filter(pk=version.pk).update(
         state=Version.State.REFUSED,
-        refusal={"template": problem.template, "params": problem.params},
+        refusal=row_of(problem),
     )
     uploads.drop_bytes(version)
     version.refresh_from_db()

@@ -20,12 +20,11 @@ from vectors.catalogue import CatalogueQuery, shelves
 from vectors.covers import remove_cover, set_cover
 from vectors.describe import suggested_coefficient, with_newest_card
 from vectors.downloads import blob_response
-from vectors.errors import Refusal, explain
+from vectors.errors import Refusal, explain, explain_row
 from vectors.models import Blob, Claim, Foundation, Vector, Version
 from vectors.neighbours import neighbours
 from vectors.posting import post_only
 from vectors.renaming import once_called
-from vectors.tensorfile.errors import Problem
 
 MAIN = "main"
 
@@ -170,9 +169,7 @@ def explained_verdict(version: Version) -> dict[str, Any]:
     """The inspection's verdict with its sentences in the reader's language."""
     verdict = dict(version.verdict)
     for kind in ("warnings", "notes"):
-        verdict[kind] = [
-            explain(Problem(row["template"], **row["params"])) for row in verdict.get(kind, [])
-        ]
+        verdict[kind] = [explain_row(row) for row in verdict.get(kind, [])]
     return verdict
 
 

@@ -18,7 +18,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from vectors import leases
-from vectors.errors import Refusal, _
+from vectors.errors import Refusal, _, row_of
 from vectors.leases import JobState, Lease
 from vectors.models import Version
 from vectors.probes import ZERO_SHOT
@@ -119,8 +119,7 @@ def _finish(job: Any, lease: Lease, work: Callable[[Any, Lease], Publish]) -> No
 
 def _refuse(job: CheckJob, lease: Lease, problem: Problem) -> None:
     """End the job for a reason that lies in what was asked: it would fail again."""
-    why = {"refusal": {"template": problem.template, "params": problem.params}}
-    kept = why if isinstance(job, VersionCheck) else {}
+    kept = {"refusal": row_of(problem)} if isinstance(job, VersionCheck) else {}
     lease.finish(JobState.FAILED, error=str(problem), **kept)
 
 
@@ -348,8 +347,7 @@ class _Work:
         self.problems[model.key, name] = {
             "model": model.key,
             "ability": name,
-            "template": problem.template,
-            "params": problem.params,
+            **row_of(problem),
         }
 
     def _tick(self) -> None:

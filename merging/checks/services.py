@@ -35,9 +35,7 @@ MAX_ALSO = 8
 # How long after a failure that the machine was at fault for a version is measured once more.
 RETRY_AFTER = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
 
-_RESET = {"state": JobState.QUEUED, "attempt": 0, "rung_at": None, "lease_until": None,
-          "owner_token": "", "stage": "", "done_bytes": 0, "total_bytes": 0, "error": "",
-          "finished": None, "cancelled": False}  # fmt: skip
+_RESET = {**leases.AFRESH, "cancelled": False}
 _ENDED = Q(state__in=(JobState.DONE, JobState.FAILED))
 
 

@@ -18,6 +18,10 @@ from marketplace.settings import DATABASES  # noqa: E402
 if os.environ.get("ARMORY_DATABASE", "").startswith("postgres"):
     # Two runs on one server, or the rest of an interrupted one, do not meet.
     DATABASES["default"]["TEST"] = {"NAME": f"test_armory_{os.getpid()}"}
+else:
+    # A file, as the site has one. Django's default is memory that threads share, where one that
+    # reads fails another that writes at once ("table is locked"), whatever the timeout says.
+    DATABASES["default"]["TEST"] = {"NAME": os.path.join(_folder, "test.sqlite3")}
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"

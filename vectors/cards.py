@@ -15,6 +15,9 @@ MAX_CARD = 500_000
 # Counts up whenever ``render`` makes other HTML of the same card: what is kept is drawn anew then.
 RENDERER = 1
 
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # YAML can spell it, databases do not take it
+_LARGEST = 2**63
+
 _markdown = MarkdownIt("commonmark", {"html": False, "linkify": False}).enable(
     ["table", "strikethrough"]
 )
@@ -29,6 +32,28 @@ class Card:
     problem: str = ""
 
 
+class _FrontMatter(yaml.SafeLoader):
+    """YAML as far as it is data of a card: texts are texts, whole numbers fit a database, and
+    nothing grows beyond what was written."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        # A merge key copies what it names: ten lines of copies of copies fill any memory.
+        for key, _value in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "a merge key", key.start_mark)
+
+    def text(self, node: yaml.ScalarNode) -> str:
+        return _NOT_TEXT.sub("", str(self.construct_scalar(node)))
+
+    def whole_number(self, node: yaml.ScalarNode) -> int | str:
+        number = self.construct_yaml_int(node)
+        return number if -_LARGEST <= number < _LARGEST else str(node.value)
+
+
+_FrontMatter.add_constructor("tag:yaml.org,2002:str", _FrontMatter.text)
+_FrontMatter.add_constructor("tag:yaml.org,2002:int", _FrontMatter.whole_number)
+
+
 def read_card(text: str) -> Card:
     """Split ``text`` into front matter and body. Never raises: a broken card is still a card."""
     text = text[:MAX_CARD]
@@ -37,7 +62,7 @@ def read_card(text: str) -> Card:
         return Card(body=text)
     body = text[found.end() :]
     try:
-        data = yaml.safe_load(found[1])
+        data = yaml.load(found[1], _FrontMatter)  # noqa: S506 (a safe loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2026-13-45; [[[[[…
         mark = getattr(error, "problem_mark", None)
         return Card(body=body, problem=f"line {mark.line + 2}" if mark else "front matter")
@@ -49,7 +74,7 @@ def render(body: str) -> str:
 
     Headings move down by one: the page has its own h1.
     """
-    html = _markdown.render(re.sub(r"<!--.*?-->", "", body, flags=re.S))
+    html = _markdown.render(_without_comments(body))
     html = re.sub(r"<(/?)h([1-5])>", lambda m: f"<{m[1]}h{int(m[2]) + 1}>", html)
     safe = nh3.clean(
         html,
@@ -59,6 +84,15 @@ def render(body: str) -> str:
     )
     # Code scrolls sideways, by keyboard too.
     return safe.replace("<pre>", '<pre tabindex="0">')
+
+
+def _without_comments(text: str) -> str:
+    # Not by a regular expression: it would look for the end of each of a thousand beginnings.
+    kept, at = [], 0
+    while (start := text.find("<!--", at)) >= 0 and (end := text.find("-->", start + 4)) >= 0:
+        kept.append(text[at:start])
+        at = end + 3
+    return "".join(kept) + text[at:]
 
 
 def text_of(value: Any, limit: int = 200) -> str:

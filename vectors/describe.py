@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -93,7 +94,7 @@ def fields_from_card(text: str) -> dict[str, Any]:
         "pipeline_tag": text_of(card.data.get("pipeline_tag"), 60),
         "languages": [code.lower() for code in list_of(card.data.get("language"))],
         "tags": list_of(card.data.get("tags")),
-        "abilities": [_ability(each) for each in abilities or [] if isinstance(each, dict)]
+        "abilities": [_ability(each) for each in abilities if isinstance(each, dict)][:20]
         if isinstance(abilities, list)
         else [],
         "examples": [_example(each) for each in examples if isinstance(each, dict)][:8]
@@ -167,7 +168,7 @@ def _ability(raw: dict[str, Any]) -> dict[str, Any]:
     def number(key: str) -> float | None:
         value = raw.get(key)
         usable = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if usable else None  # type: ignore[arg-type]
+        return float(value) if usable and math.isfinite(value) else None  # type: ignore[arg-type]
 
     count = raw.get("n")
     return {
@@ -175,7 +176,7 @@ def _ability(raw: dict[str, Any]) -> dict[str, Any]:
         "metric": text_of(raw.get("metric"), 40),
         "without": number("without"),
         "with": number("with"),
-        "n": count if type(count) is int else None,
+        "n": count if type(count) is int and count > 0 else None,
     }
 
 

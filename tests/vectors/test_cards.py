@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from tests.hub import stock
 from vectors.cards import RENDERER, read_card, render
 from vectors.catalogue import facet_label
 from vectors.describe import describe, fields_from_card, suggested_coefficient, with_newest_card
-from vectors.models import Vector
-from vectors.templatetags.armory import ticked
+from vectors.models import Vector, Version
+from vectors.templatetags.armory import ability_rows, ticked
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 
@@ -47,6 +48,47 @@ def test_a_broken_card_is_still_a_card(front: str) -> None:
     found = read_card(f"---\n{front}\n---\n# Law\n")
     assert (found.data, found.body) == ({}, "# Law\n")
     assert found.problem
+
+
+def test_a_card_costs_no_more_than_its_length() -> None:
+    layers = "".join(f"k{i}: &k{i} {{<<: [{','.join([f'*k{i - 1}'] * 9)}]}}\n" for i in range(1, 9))
+    started = time.monotonic()
+    assert read_card(f"---\nk0: &k0 {{x: 1}}\n{layers}---\n# Law\n").problem
+    assert "x" in render("<!-- not shown --><!--" * 20_000 + "x")
+    assert time.monotonic() - started < 5
+    assert render("a<!-- b -->c<!--d").strip() == "<p>ac&lt;!--d</p>"
+
+
+@pytest.mark.parametrize(
+    ("front", "stated"),
+    [
+        ('license: "a\\0b\\ud800c"', "abc"),
+        (f"license: 0x{'f' * 5000}", "0x" + "f" * 58),
+        ("license: 3", "3"),
+    ],
+)
+def test_what_a_database_does_not_take_is_no_part_of_a_card(front: str, stated: str) -> None:
+    assert fields_from_card(f"---\n{front}\n---\n")["license"] == stated
+
+
+@pytest.mark.parametrize("number", [".nan", "-.inf", "1" + "0" * 400, "0x" + "f" * 5000, "yes"])
+def test_an_ability_is_measured_in_numbers(number: str) -> None:
+    house = f"{{abilities: [{{name: a, with: {number}, n: {number}}}]}}"
+    (ability,) = fields_from_card(card(house))["abilities"]
+    assert (ability["with"], ability["n"]) == (None, None)
+
+
+def test_an_ability_of_no_items_has_no_interval() -> None:
+    ability = {"name": "a", "without": 0.4, "with": 0.5, "n": -5}
+    (row,) = ability_rows(Version(abilities=[ability]))
+    assert (row["x1"], row.get("interval")) == (50.0, None)
+    (read,) = fields_from_card(card("{abilities: [{name: a, n: -5}]}"))["abilities"]
+    assert read["n"] is None
+
+
+def test_a_card_lists_so_many_abilities() -> None:
+    house = "{abilities: [" + "{name: a}," * 1000 + "]}"
+    assert len(fields_from_card(card(house))["abilities"]) == 20
 
 
 def test_examples() -> None:

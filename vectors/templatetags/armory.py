@@ -178,7 +178,7 @@ def _ability_row(ability: Mapping[str, Any]) -> dict[str, Any]:
     if before is None or after is None or not (0 <= before <= 1 and 0 <= after <= 1):
         return row
     row |= {"x0": round(before * 100, 1), "x1": round(after * 100, 1)}
-    if n:
+    if n and n > 0:
         low, high = ability.get("low"), ability.get("high")
         if low is None or high is None:
             low, high = wilson(after, n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,22 @@ def test_patterns_that_are_no_mapping_are_refused(patterns: Any) -> None:
 def test_a_broken_pattern_matches_nothing() -> None:
     pair = read(lora(A, B), alpha_pattern={"(": 99, "q_proj": 8}).low_rank["layers.0.q_proj.weight"]
     assert pair.scale == 4
+
+
+@pytest.mark.parametrize("pattern", [r"(\w|\w\w)+[!@]", "a" * 2_000_000])
+def test_patterns_that_would_take_years_are_refused(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vectors.tensorfile.lora._MATCH_SECONDS", 0.2)
+    state = {f"{'a' * 60}.{kind}.weight": m for kind, m in (("lora_A", A), ("lora_B", B))}
+    started = time.monotonic()
+    assert "`rank_pattern`" in refusal(state, rank_pattern={pattern: 2})
+    assert "`alpha_pattern`" in refusal(state, alpha_pattern={pattern: 2})
+    assert time.monotonic() - started < 10
+
+
+def test_a_pattern_nested_beyond_measure_matches_nothing() -> None:
+    assert read(lora(A, B), rank_pattern={"(" * 4000 + ")" * 4000: 3}).low_rank
 
 
 # Kinds that do not add

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import regex
 
 from .checkpoint import Checkpoint, Tensor
 from .dtypes import DTYPES
@@ -37,6 +41,8 @@ _NOT_ADDITIVE = {
     "target_parameters": "LoRA on bare parameters",
 }
 _MAX_ALPHA = 2.0**64  # far beyond any; keeps the scale finite in float32
+_MATCH_SECONDS = 5.0  # for all patterns of an adapter: each can be made to take years
+_MAX_PATTERN = 10_000  # characters
 _CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
@@ -99,8 +105,9 @@ def read_adapter(config: Mapping[str, Any], checkpoint: Checkpoint) -> Adapter:
             )
         else:
             whole[key] = tensor
+    patterns = _Patterns(config)
     for module, pair in pairs.items():
-        adapter.low_rank[f"{module}.weight"] = _low_rank(module, pair, config)
+        adapter.low_rank[f"{module}.weight"] = _low_rank(module, pair, config, patterns)
     for key, tensor in whole.items():
         name = key.removeprefix(PREFIX).replace(".modules_to_save.", ".")
         bare = name.replace(".base_layer.", ".")  # the bias of an adapted layer is filed below it
@@ -153,12 +160,12 @@ def check_additive(config: Mapping[str, Any]) -> None:
         )
 
 
-def scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
+def _scaling(config: Mapping[str, Any], patterns: _Patterns, module: str, rank: int) -> float:
     """α/r, or α/√r with rsLoRA, honouring ``rank_pattern`` and ``alpha_pattern``.
 
     ``rank`` is the rank found in the file; the config must agree with it.
     """
-    expected = _pattern_value(config, "rank_pattern", module, config.get("r"))
+    expected = patterns.value("rank_pattern", module, config.get("r"))
     if expected is not None and type(expected) is not int:
         raise TensorFileError(
             _("The rank of `%(module)s` in adapter_config.json is not a whole number."),
@@ -174,27 +181,65 @@ def scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
             rank=rank,
             expected=expected,
         )
-    alpha = _pattern_value(config, "alpha_pattern", module, config.get("lora_alpha"))
+    alpha = patterns.value("alpha_pattern", module, config.get("lora_alpha"))
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) < _MAX_ALPHA:
         raise TensorFileError(_("adapter_config.json says no lora_alpha."))
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _pattern_value(config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
-    # The same match as peft.utils.other.get_pattern_key: a whole-name suffix or regular expression.
-    patterns = config.get(key) or {}
-    if not isinstance(patterns, Mapping):
-        raise TensorFileError(_("`%(key)s` of adapter_config.json is not a mapping."), key=key)
-    for pattern, value in patterns.items():
+class _Patterns:
+    """``rank_pattern`` and ``alpha_pattern`` of a configuration, matched as peft matches them
+    (``peft.utils.other.get_pattern_key``): by a whole-name suffix or a regular expression."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._left = _MATCH_SECONDS
+        self._patterns = {
+            key: list(self._compiled(config, key)) for key in ("rank_pattern", "alpha_pattern")
+        }
+
+    def value(self, key: str, module: str, default: Any) -> Any:
+        """What the first pattern that fits ``module`` says."""
+        with self._timed(key):
+            for pattern, value in self._patterns[key]:
+                if pattern.match(module, timeout=self._left):
+                    return value
+        return default
+
+    def _compiled(self, config: Mapping[str, Any], key: str) -> Iterator[tuple[Any, Any]]:
+        patterns = config.get(key) or {}
+        if not isinstance(patterns, Mapping):
+            raise TensorFileError(_("`%(key)s` of adapter_config.json is not a mapping."), key=key)
+        for pattern, value in patterns.items():
+            with self._timed(key):
+                if len(pattern) > _MAX_PATTERN:
+                    raise TimeoutError
+                try:
+                    found = regex.compile(rf"(.*\.)?({pattern})$")
+                except (regex.error, RecursionError):
+                    continue
+            yield found, value
+
+    @contextmanager
+    def _timed(self, key: str) -> Iterator[None]:
+        started = time.monotonic()
         try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value
-        except re.error:
-            continue
-    return default
+            yield
+        except TimeoutError:
+            self._left = 0.0
+        self._left -= time.monotonic() - started
+        if self._left <= 0:
+            raise TensorFileError(
+                _(
+                    "The patterns in `%(key)s` of adapter_config.json take too long to match. "
+                    "Name the modules instead."
+                ),
+                key=key,
+            )
 
 
-def _low_rank(module: str, pair: dict[str, Tensor], config: Mapping[str, Any]) -> LowRank:
+def _low_rank(
+    module: str, pair: dict[str, Tensor], config: Mapping[str, Any], patterns: _Patterns
+) -> LowRank:
     embedding = "embedding_A" in pair or "embedding_B" in pair
     a, b = (
         pair.get("embedding_A" if embedding else "A"),
@@ -225,7 +270,7 @@ def _low_rank(module: str, pair: dict[str, Tensor], config: Mapping[str, Any]) -
             b=" × ".join(map(str, b.shape)),
         )
     rank = a.shape[0]
-    scale = scaling(config, module, rank)
+    scale = _scaling(config, patterns, module, rank)
     if embedding:  # peft: ΔW = (B·A)ᵀ; A is (r, vocabulary), B is (width, r)
         return LowRank(a, b, True, rank, scale, (a.shape[1], b.shape[0]))
     if config.get("fan_in_fan_out"):  # Conv1D keeps its weight transposed

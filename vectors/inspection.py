@@ -277,7 +277,9 @@ def _measure_adapter(
         if name in mapping:
             goal = mapping[name]
             sampler = tally.sketcher.begin(goal, base.tensors[goal].count)
-            tally.measures[goal] = measure_low_rank(pair, on_factors=sampler.factors)
+            found = measure_low_rank(pair, on_factors=sampler.factors)
+            _refuse_broken(pair.left, found)
+            tally.measures[goal] = found
             tally.sketcher.end(sampler)
     for name, tensor in content.replaced.items():
         whole = mapping.get(name)

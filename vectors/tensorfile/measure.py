@@ -12,14 +12,15 @@ import numpy as np
 from .checkpoint import Tensor
 from .dtypes import DTYPES
 from .lora import LowRank
-from .numbers import moments, widen
+from .numbers import moments, product_square, widen
 
 BLOCK_ELEMENTS = 256 * 1024
+_LARGEST_SQUARE = 1e300  # of one tensor: those of a hundred thousand still have a finite sum
 
 
 @dataclass
 class Measure:
-    """Of one tensor: Σδ², Σθ², elements in all, elements with δ ≠ 0, elements not finite.
+    """Of one tensor: Σδ², Σθ², elements that count, elements with δ ≠ 0, elements not finite.
 
     ``digest`` is the SHA-256 of the stored bytes, empty where they are not one tensor (LoRA).
     """
@@ -44,13 +45,17 @@ def measure(
 
     With ``base`` (equal trailing shape) δ = tensor − base over the shared leading elements; with
     ``is_delta`` the tensor is δ itself; with neither, δ is the tensor and Σδ² is its own square.
-    ``on_delta`` is given δ block by block: the number of its first element, and float64.
+    Elements beyond those of ``base`` must be finite and do not count; nor does any where ``base``
+    holds no numbers an ability can live in. ``on_delta`` is given δ block by block: the number of
+    its first element, and float64.
     """
-    result = Measure(count=tensor.count)
+    shared = tensor.count if base is None else min(tensor.count, base.count)
+    if base is not None and not DTYPES[base.dtype].mergeable:
+        shared = 0
+    result = Measure(count=shared)
     digest = hashlib.sha256()
     item = DTYPES[tensor.dtype].size
     numeric = DTYPES[tensor.dtype].mergeable
-    shared = min(tensor.count, base.count) if base is not None else tensor.count
     for lo in range(0, tensor.count, BLOCK_ELEMENTS):
         hi = min(lo + BLOCK_ELEMENTS, tensor.count)
         raw = np.empty((hi - lo) * item, np.uint8)
@@ -58,20 +63,26 @@ def measure(
         digest.update(raw)
         if numeric:
             values = widen(raw, tensor.dtype, np.empty(hi - lo, np.float64))
-            reference = np.zeros(hi - lo)
-            if base is not None and not is_delta and lo < shared:
-                upper = min(hi, shared)
-                reference[: upper - lo] = _read(base, lo, upper)
-            delta = values - reference if base is not None and not is_delta else values
-            square, base_square, changed, broken = moments(delta, reference)
-            result.delta_square += square
-            result.base_square += base_square
-            result.changed += changed
-            result.broken += broken
-            if on_delta:
-                on_delta(lo, delta)
+            upper = max(lo, min(hi, shared))
+            delta, beyond = values[: upper - lo], values[upper - lo :]
+            result.broken += int(np.count_nonzero(~np.isfinite(beyond)))
+            reference = np.zeros(upper - lo)
+            # What is too large for a double is found below.
+            with np.errstate(over="ignore", invalid="ignore"):
+                if base is not None and not is_delta and upper > lo:
+                    reference = _read(base, lo, upper)
+                    delta = delta - reference
+                square, base_square, changed, broken = moments(delta, reference)
+                result.delta_square += square
+                result.base_square += base_square
+                result.changed += changed
+                result.broken += broken
+                if on_delta:
+                    on_delta(lo, delta)
         if on_bytes:
             on_bytes(raw.nbytes)
+    if not result.broken and not result.delta_square <= _LARGEST_SQUARE:
+        result.broken = 1
     result.digest = digest.hexdigest()
     return result
 
@@ -81,7 +92,7 @@ def measure_low_rank(
     *,
     on_factors: Callable[[np.ndarray, np.ndarray, float], None] | None = None,
 ) -> Measure:
-    """Norm of scale · left · right without forming it: ‖LR‖² = tr((LᵀL)(RRᵀ)).
+    """Norm of scale · left · right without forming it.
 
     ``on_factors`` is given left (rows, r), right (r, columns) and the scale, where all is finite.
     """
@@ -94,9 +105,11 @@ def measure_low_rank(
     count = math.prod(low_rank.shape)
     if broken:
         return Measure(count=count, broken=broken)
+    square = product_square(left, right) * low_rank.scale**2
+    if not square <= _LARGEST_SQUARE:
+        return Measure(count=count, broken=1)
     if on_factors:
         on_factors(left, right, low_rank.scale)
-    square = float(np.sum((left.T @ left) * (right @ right.T))) * low_rank.scale**2
     square = max(square, 0.0)
     return Measure(delta_square=square, count=count, changed=count if square > 0 else 0)
 
@@ -108,7 +121,7 @@ def first_broken(tensor: Tensor) -> str:
         bad = values[~np.isfinite(values)]
         if bad.size:
             return "NaN" if np.isnan(bad[0]) else "infinity"
-    return ""
+    return "infinity"  # each is finite, and what is computed of them is not
 
 
 def relative_distance(tensor: Tensor, base: Tensor) -> float:

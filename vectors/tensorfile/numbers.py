@@ -13,6 +13,8 @@ import numpy as np
 
 from .compiled import njit
 
+_PRODUCT_ELEMENTS = 1 << 20
+
 _STORAGE: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
@@ -148,3 +150,16 @@ def _moments(delta, base):
 def moments(delta: np.ndarray, base: np.ndarray) -> tuple[float, float, int, int]:
     """Of two blocks of equal length: Σδ², Σθ², how many δ ≠ 0, how many δ are not finite."""
     return _moments(delta, base)
+
+
+def product_square(left: np.ndarray, right: np.ndarray) -> float:
+    """‖left · right‖², float64, in the memory of a few rows or of the factors."""
+    rank, columns = right.shape
+    with np.errstate(over="ignore", invalid="ignore"):
+        if rank <= min(left.shape[0], columns):
+            return float(np.sum((left.T @ left) * (right @ right.T)))  # tr((LᵀL)(RRᵀ))
+        # A rank above both sides is no use, but nobody is kept from it: (rank, rank) would be
+        # larger than all that was sent.
+        step = max(1, _PRODUCT_ELEMENTS // max(1, columns))
+        blocks = (left[lo : lo + step] @ right for lo in range(0, left.shape[0], step))
+        return float(sum(np.sum(np.square(block)) for block in blocks))

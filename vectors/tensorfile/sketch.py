@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from .compiled import njit
+from .numbers import product_square
 from .sketch_format import FINER, Sketch, pack
 
 VALUES = 65_536
@@ -89,8 +90,7 @@ class TensorSampler:
 
         Its norm is exact; it is taken to change every entry.
         """
-        gram = (left.T @ left) * (right @ right.T)
-        self.square = float(gram.sum()) * scale**2
+        self.square = product_square(left, right) * scale**2
         if not self.square > 0:
             return
         self.changed = self.count

@@ -99,11 +99,17 @@ class WorkerBeat(models.Model):
 
 
 _registry: dict[type[LeasedJob], Callable[[int], Any]] = {}
+_given_up: dict[type[LeasedJob], Callable[[int], Any]] = {}
 
 
-def register(model: type[LeasedJob], ring: Callable[[int], Any]) -> None:
-    """Let the sweep look after ``model``; ``ring(pk)`` sends the message that wakes a worker."""
-    _registry[model] = ring
+def register(
+    model: type[LeasedJob],
+    ring: Callable[[int], Any],
+    given_up: Callable[[int], Any] = lambda _pk: None,
+) -> None:
+    """Let the sweep look after ``model``; ``ring(pk)`` sends the message that wakes a worker, and
+    ``given_up(pk)`` is called in the transaction that ends a job whose workers died too often."""
+    _registry[model], _given_up[model] = ring, given_up
 
 
 def ring(job: LeasedJob) -> None:
@@ -213,15 +219,24 @@ def sweep_all() -> int:
         )
         orphaned = Q(state=JobState.RUNNING, lease_until__lt=now)
         jobs = model._default_manager
-        jobs.filter(orphaned, attempt__gte=MAX_ATTEMPTS).update(
-            state=JobState.FAILED,
-            finished=now,
-            error=_("The worker died on this job again and again, so it was given up."),
-        )
+        hopeless = jobs.filter(orphaned, attempt__gte=MAX_ATTEMPTS)
+        for pk in hopeless.values_list("pk", flat=True):
+            _give_up(model, hopeless.filter(pk=pk), pk)
         for pk in jobs.filter(waiting | orphaned).values_list("pk", flat=True)[:100]:
             _ring_now(model, pk)
             rung += 1
     return rung
+
+
+def _give_up(model: type[LeasedJob], job: models.QuerySet[LeasedJob], pk: int) -> None:
+    with transaction.atomic():
+        changed = job.update(
+            state=JobState.FAILED,
+            finished=timezone.now(),
+            error=_("The worker died on this job again and again, so it was given up."),
+        )
+        if changed:
+            _given_up[model](pk)
 
 
 def beat() -> None:

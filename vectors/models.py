@@ -221,7 +221,7 @@ class Version(models.Model):
     """One immutable state of a vector.
 
         uploading ─▶ received ─▶ inspecting ─▶ ready ─▶ published ⇄ withdrawn
-            │            │           └───────▶ refused
+            │            ├───────────┴───────▶ refused
             └────────────┴─▶ (discarded: the row is deleted)
 
     A draft (everything before ``published``) belongs to its owner and has no vector yet, unless
@@ -243,7 +243,7 @@ class Version(models.Model):
 
     ARROWS: dict[str, frozenset[str]] = {
         State.UPLOADING: frozenset({State.RECEIVED}),
-        State.RECEIVED: frozenset({State.INSPECTING}),
+        State.RECEIVED: frozenset({State.INSPECTING, State.REFUSED}),
         State.INSPECTING: frozenset({State.READY, State.REFUSED, State.RECEIVED}),
         State.READY: frozenset({State.PUBLISHED, State.INSPECTING}),
         State.REFUSED: frozenset(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import Any
 
@@ -57,12 +58,22 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-leases.register(Inspection, lambda pk: inspection_task.apply_async((pk,), retry=False))
+
+def _take_back(job_id: int) -> None:
+    """Nobody goes on with this inspection: its draft goes back to its owner, to try again."""
+    inspecting = Version.objects.filter(inspection=job_id, state=Version.State.INSPECTING)
+    inspecting.update(state=Version.State.RECEIVED)
 
 
-def move(version: Version, to: str, **fields: Any) -> None:
-    """Follow one arrow of Version's state machine, by one UPDATE; Refusal when it is not there."""
-    froms = [state for state, goals in Version.ARROWS.items() if to in goals]
+leases.register(
+    Inspection, lambda pk: inspection_task.apply_async((pk,), retry=False), given_up=_take_back
+)
+
+
+def move(version: Version, to: str, *, at: str = "", **fields: Any) -> None:
+    """Follow one arrow of Version's state machine (the one from ``at``, where that is said), by
+    one UPDATE; Refusal when it is not there."""
+    froms = [s for s, goals in Version.ARROWS.items() if to in goals and at in ("", s)]
     changed = Version.objects.filter(pk=version.pk, state__in=froms).update(state=to, **fields)
     if changed != 1:
         raise Refusal(_("This version is in another state by now. Reload the page."))
@@ -76,28 +87,29 @@ def prepare_draft(version: Version) -> None:
     """
     if version.state != Version.State.RECEIVED or "form" in version.draft:
         return
-    files = {
-        upload.path: called(
-            upload.path,
-            storage().open_staged(str(upload.pk))
-            if upload.state == Upload.State.RECEIVED
-            else storage().open(upload.blob_id or ""),
-        )
-        for upload in version.uploads.all()
-    }
     known = version.vector.foundation if version.vector else None
     try:
-        seen = look(files, known=known, find=partial(base_of, user=version.owner))
+        with ExitStack() as stack:
+            files = {
+                upload.path: stack.enter_context(closing(called(upload.path, _arrived(upload))))
+                for upload in version.uploads.all()
+            }
+            seen = look(files, known=known, find=partial(base_of, user=version.owner))
     except Problem as problem:
-        refuse(version, problem)
+        # Who has the draft open twice may be further on there: then the files are gone from here.
+        with suppress(Refusal):
+            refuse(version, problem, at=Version.State.RECEIVED)
+        version.refresh_from_db()
         return
-    finally:
-        for source in files.values():
-            source.close()
-    version.draft = seen.as_draft()
-    version.form = seen.form
-    version.foundation = seen.guess.foundation
-    version.save(update_fields=["draft", "form", "foundation"])
+    looked_at = Version.objects.filter(pk=version.pk, state=Version.State.RECEIVED)
+    looked_at.update(draft=seen.as_draft(), form=seen.form, foundation=seen.guess.foundation)
+    version.refresh_from_db()
+
+
+def _arrived(upload: Upload) -> ByteSource:
+    if upload.state == Upload.State.RECEIVED:
+        return storage().open_staged(str(upload.pk))
+    return storage().open(upload.blob_id or "")
 
 
 def request_inspection(version: Version, *, foundation: Foundation) -> Inspection:
@@ -251,14 +263,11 @@ def _make_ready(version: Version, **found: Any) -> None:
     )
 
 
-def refuse(version: Version, problem: Problem) -> None:
-    """End a draft with one clear sentence; none of its bytes stay."""
-    Version.objects.filter(pk=version.pk).update(
-        state=Version.State.REFUSED,
-        refusal=row_of(problem),
-    )
-    uploads.drop_bytes(version)
-    version.refresh_from_db()
+def refuse(version: Version, problem: Problem, *, at: str = Version.State.INSPECTING) -> None:
+    """End a draft that is ``at`` this state with one clear sentence; none of its bytes stay."""
+    with transaction.atomic():
+        move(version, Version.State.REFUSED, at=at, refusal=row_of(problem))
+        uploads.drop_bytes(version)
 
 
 def publish(
@@ -300,6 +309,7 @@ def publish(
             Version.State.PUBLISHED,
             vector=vector,
             claim=None,
+            at=Version.State.READY,
             number=last + 1,
             card=text,
             published=timezone.now(),
@@ -340,6 +350,7 @@ def withdraw(version: Version) -> None:
     """Take a published version off the shelves: nobody new gets it. It stays for its owner and
     those who have a grant by now."""
     with transaction.atomic():
+        _hold_repository(version)
         move(version, Version.State.WITHDRAWN, withdrawn=timezone.now())
         _choose_current(version)
 
@@ -347,7 +358,8 @@ def withdraw(version: Version) -> None:
 def restore(version: Version) -> None:
     """Put a withdrawn version back."""
     with transaction.atomic():
-        move(version, Version.State.PUBLISHED, withdrawn=None)
+        _hold_repository(version)
+        move(version, Version.State.PUBLISHED, at=Version.State.WITHDRAWN, withdrawn=None)
         _choose_current(version)
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load, save_file
 from tests.engine.models import foundation as make_state
 from tests.engine.models import tuned
 from vectors import importing, leases, services, uploads
+from vectors.errors import Refusal
 from vectors.importing import add_foundation, add_vector
 from vectors.models import Blob, Foundation, Inspection, Vector, Version
 from vectors.search import index_text, query_tokens
@@ -149,6 +150,62 @@ def test_a_job_taken_over_is_finished_once(tiny: Foundation, owner: User, tmp_pa
     vector = services.publish(version, name="law")
     assert vector.current == version
     assert version.files.count() == 2
+
+
+@pytest.mark.parametrize("problem", [None, Refusal("It was promoted under the reader.")])
+def test_a_second_look_never_touches_a_draft_that_has_gone_on(
+    tiny: Foundation,
+    owner: User,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: Refusal | None,
+) -> None:
+    """The draft's page is open twice, and in the other one its foundation was confirmed."""
+    state = {**make_state(torch.float32), "extra": torch.ones(2)}
+    other = add_foundation(folder_with(tmp_path / "o", state), repo_id="lab/other", card="")
+    version = upload(owner, folder_with(tmp_path / "x", tuned(make_state(torch.float32), 1)))
+    look = services.look
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        seen = look(*args, **kwargs)
+        services.request_inspection(Version.objects.get(pk=version.pk), foundation=other)
+        if problem is not None:
+            raise problem
+        return seen
+
+    monkeypatch.setattr(services, "look", meanwhile)
+    services.prepare_draft(version)
+    assert (version.state, version.foundation) == ("inspecting", other)
+    assert version.uploads.count() == 2
+
+
+def test_what_can_never_be_a_vector_is_refused_once(
+    tiny: Foundation, owner: User, tmp_path: Path
+) -> None:
+    folder = folder_with(tmp_path / "x", tuned(make_state(torch.float32), 1))
+    (folder / "model.safetensors").write_bytes(bytes(1000))
+    version = upload(owner, folder)
+    again = Version.objects.get(pk=version.pk)
+    services.prepare_draft(version)
+    services.prepare_draft(again)
+    assert (version.state, again.state) == ("refused", "refused")
+    assert "model.safetensors" in str(again.refusal)
+    assert again.uploads.count() == 0
+
+
+def test_an_inspection_whose_workers_died_is_asked_for_again(
+    tiny: Foundation, owner: User, tmp_path: Path
+) -> None:
+    version = upload(owner, folder_with(tmp_path / "x", tuned(make_state(torch.float32), 1)))
+    job = services.request_inspection(version, foundation=tiny)
+    rows = Inspection.objects.filter(pk=job.pk)
+    rows.update(state="running", attempt=leases.MAX_ATTEMPTS, lease_until=job.created)
+    leases.sweep_all()
+    version.refresh_from_db()
+    assert (rows.get().state, version.state) == ("failed", "received")
+    services.run_inspection(services.request_inspection(version, foundation=tiny).pk)
+    version.refresh_from_db()
+    assert version.state == "ready"
 
 
 def test_a_licence_that_is_not_on_the_list_is_kept(

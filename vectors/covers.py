@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from typing import IO
 
@@ -66,6 +67,7 @@ def read_picture(content: bytes) -> Image.Image:
                     limit=MAX_PIXELS // 10**6,
                 )
             image.load()
+            return ImageOps.exif_transpose(image)  # reads metadata, which may be anything
         except Refusal:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -76,11 +78,10 @@ def read_picture(content: bytes) -> Image.Image:
                 ),
                 limit=MAX_PIXELS // 10**6,
             ) from None
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error):
             raise Refusal(
                 _("This is not a picture we can read: choose a PNG, JPEG or WebP file.")
             ) from None
-    return ImageOps.exif_transpose(image)
 
 
 def _webp(image: Image.Image, size: tuple[int, int]) -> bytes:

@@ -53,6 +53,12 @@ def bomb(width: int, height: int) -> bytes:
     )
 
 
+def with_metadata(exif: bytes) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG", exif=exif)
+    return out.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -60,9 +66,10 @@ def bomb(width: int, height: int) -> bytes:
         (bomb(9_000, 9_000), "9000 × 9000 pixels"),
         (b"<svg onload='alert(1)'/>", "not a picture we can read"),
         (bomb(64, 64)[:60], "not a picture we can read"),
+        (with_metadata(b"garbage"), "not a picture we can read"),
         (b"\x89PNG" + bytes(MAX_BYTES), "10 MB are accepted"),
     ],
-    ids=["huge bomb", "bomb", "svg", "cut off", "too many bytes"],
+    ids=["huge bomb", "bomb", "svg", "cut off", "metadata", "too many bytes"],
 )
 def test_a_hostile_picture_gets_a_sentence_and_leaves_nothing(
     law: Vector, owner_client: Client, content: bytes, sentence: str

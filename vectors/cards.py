@@ -43,7 +43,7 @@ class _FrontMatter(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, "a merge key", key.start_mark)
 
     def text(self, node: yaml.ScalarNode) -> str:
-        return _NOT_TEXT.sub("", str(self.construct_scalar(node)))
+        return storable(str(self.construct_scalar(node)))
 
     def whole_number(self, node: yaml.ScalarNode) -> int | str:
         number = self.construct_yaml_int(node)
@@ -98,6 +98,11 @@ def _without_comments(text: str) -> str:
 def text_of(value: Any, limit: int = 200) -> str:
     """A scalar of the front matter as short text; anything else is empty."""
     return str(value).strip()[:limit] if isinstance(value, str | int | float) else ""
+
+
+def storable(text: str) -> str:
+    """``text`` without what databases do not take."""
+    return _NOT_TEXT.sub("", text)
 
 
 def list_of(value: Any, limit: int = 20) -> list[str]:

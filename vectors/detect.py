@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vectors.access import may_read
+from vectors.cards import storable
 from vectors.models import Form, Foundation, Vector
 from vectors.tensorfile.checkpoint import Checkpoint
 from vectors.tensorfile.lora import Adapter
@@ -16,6 +17,7 @@ from vectors.tensorfile.names import match_names
 
 PROBE_TENSORS = 4
 PROBE_ELEMENTS = 4 * 2**20
+MAX_NAMED = 400  # characters; training leaves local paths
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,10 @@ class Guess:
 def named_bases(card: Mapping[str, Any], adapter_config: Mapping[str, Any]) -> list[str]:
     """The bases that card and adapter name, in order of trust."""
     named = card.get("base_model")
-    names = named if isinstance(named, list) else [named]
+    names = [*named] if isinstance(named, list) else [named]
     names.append(adapter_config.get("base_model_name_or_path"))
-    return [name.strip() for name in names if isinstance(name, str) and name.strip()]
+    texts = (storable(name).strip()[:MAX_NAMED] for name in names if isinstance(name, str))
+    return [text for text in texts if text]
 
 
 def guess_foundation(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vectors.cards import MAX_CARD, read_card
+from vectors.cards import MAX_CARD, read_card, storable
 from vectors.describe import fields_from_card
 from vectors.detect import Guess, guess_foundation, named_bases
 from vectors.files import open_weights
@@ -76,7 +76,9 @@ def card_text(files: Mapping[str, ByteSource]) -> str:
     """The card among the opened ``files``, as far as it is text a database takes."""
     if CARD not in files:
         return ""
-    return read_bytes(files[CARD]).decode("utf-8", "replace").replace("\0", "")[:MAX_CARD]
+    source = files[CARD]
+    content = read_bytes(source, 0, min(source.size, 4 * MAX_CARD))  # UTF-8 takes 4 bytes at most
+    return storable(content.decode("utf-8", "replace"))[:MAX_CARD]
 
 
 def _guess(content: Any, form: str, named: list[str], find: Find | None) -> Guess:

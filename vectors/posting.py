@@ -14,6 +14,11 @@ from django.views.decorators.http import require_POST
 View = Callable[..., HttpResponseBase]
 
 
+def number_of(text: str | None) -> int:
+    """A row's number as a form sends it; 0, which no row has, for anything else."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else 0
+
+
 def post_only(page: str, *names: str, fragment: str = "") -> Callable[[View], View]:
     """A view that changes something, and so is called by POST alone.
 

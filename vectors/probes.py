@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vectors.cards import storable
 from vectors.tensorfile.errors import Problem, _
 from vectors.tensorfile.source import ByteSource, read_bytes
 
@@ -198,7 +199,8 @@ class _Line:
     text: str
 
     def error(self, template: str, **params: Any) -> ProbeError:
-        return ProbeError(template, at=f"{self.file}:{self.number}", **params)
+        said = {k: storable(v) if isinstance(v, str) else v for k, v in params.items()}
+        return ProbeError(template, at=f"{self.file}:{self.number}", **said)
 
     def data(self) -> dict[str, Any]:
         try:
@@ -206,14 +208,25 @@ class _Line:
         except RecursionError:
             raise self.error(_("%(at)s: brackets are nested too deeply.")) from None
         except json.JSONDecodeError as error:
-            raise self.error(
-                _("%(at)s: this is not JSON (%(reason)s at character %(column)d)."),
-                reason=error.msg,
-                column=error.pos + 1,
-            ) from error
+            raise self._no_json(error.msg, error.pos) from error
+        except ProbeError:
+            raise
+        except ValueError as error:
+            raise self._no_json("a number without end", 0) from error
         if not isinstance(data, dict):
             raise self.error(_("%(at)s: a line is one JSON object in braces."))
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise self._no_json("half a character", 0) from error
         return data
+
+    def _no_json(self, reason: str, at: int) -> ProbeError:
+        return self.error(
+            _("%(at)s: this is not JSON (%(reason)s at character %(column)d)."),
+            reason=reason,
+            column=at + 1,
+        )
 
     def _once(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

@@ -17,7 +17,7 @@ from vectors import sharing
 from vectors.access import may_edit
 from vectors.errors import Refusal, explain
 from vectors.models import AccessRequest, Vector
-from vectors.posting import post_only
+from vectors.posting import number_of, post_only
 from vectors.sharing_forms import GiveForm, SharingForm
 from vectors.views import visible_vector
 
@@ -70,7 +70,7 @@ def give(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
 def take_back(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     """Take a grant back."""
     vector = own_vector(request, namespace, name)
-    grant = get_object_or_404(vector.grants, pk=_number(request.POST.get("grant")))
+    grant = get_object_or_404(vector.grants, pk=number_of(request.POST.get("grant")))
     return _done(request, vector, lambda: sharing.take_back(grant))
 
 
@@ -85,7 +85,7 @@ ANSWERS: dict[str, Callable[[AccessRequest], None]] = {
 def answer(request: HttpRequest, namespace: str, name: str) -> HttpResponse:
     """Answer somebody who asked."""
     vector = own_vector(request, namespace, name)
-    asked = get_object_or_404(vector.access_requests, pk=_number(request.POST.get("request")))
+    asked = get_object_or_404(vector.access_requests, pk=number_of(request.POST.get("request")))
     act = ANSWERS.get(request.POST.get("answer", ""))
     if act is None:
         raise Http404
@@ -130,8 +130,3 @@ def _page(request: HttpRequest, vector: Vector, *, status: int = 200, **forms: A
         **forms,
     }
     return render(request, "vectors/settings.html", context, status=status)
-
-
-def _number(text: str | None) -> int:
-    """A row's number as a form sends it; 0, which no row has, for anything else."""
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else 0

@@ -23,7 +23,7 @@ from vectors.downloads import blob_response
 from vectors.errors import Refusal, explain, explain_row
 from vectors.models import Blob, Claim, Foundation, Vector, Version
 from vectors.neighbours import neighbours
-from vectors.posting import post_only
+from vectors.posting import number_of, post_only
 from vectors.renaming import once_called
 
 MAIN = "main"
@@ -239,7 +239,7 @@ def change_shelf(request: HttpRequest, namespace: str, name: str) -> HttpRespons
     vector = visible_vector(request, namespace, name)
     if not may_edit(request.user, vector):
         raise Http404
-    version = get_object_or_404(vector.versions, number=request.POST.get("number") or 0)
+    version = get_object_or_404(vector.versions, number=number_of(request.POST.get("number")))
     try:
         if request.POST.get("action") == "restore":
             services.restore(version)

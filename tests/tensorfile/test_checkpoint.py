@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from vectors.tensorfile.checkpoint import Checkpoint, read_json
+from vectors.tensorfile.completeness import missing_file
 from vectors.tensorfile.errors import TensorFileError
 from vectors.tensorfile.source import MemorySource
 
@@ -159,6 +160,16 @@ def test_an_index_without_a_map_is_refused(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b"1" * 5000])
 def test_an_index_that_is_no_object_is_refused(raw: bytes) -> None:
     assert refusal(sharded(index=raw)) == f"{INDEX} is not a JSON object."
+
+
+def test_what_an_index_says_can_be_said_again() -> None:
+    half = "\ud800" * 1000
+    for weight_map in ({half: "../a"}, {"a": half}, {half: FIRST, "b": SECOND}):
+        said = refusal(sharded(index={"weight_map": weight_map}))
+        assert said.encode()
+        assert len(said) < 1000
+    files = {INDEX: files_of({INDEX: index(a=half, b=SECOND)})[INDEX]}
+    assert missing_file(files) == SECOND
 
 
 def test_json_is_bounded() -> None:

@@ -286,6 +286,13 @@ def test_a_pattern_nested_beyond_measure_matches_nothing() -> None:
 # Kinds that do not add
 
 
+def test_what_a_configuration_says_can_be_said_again() -> None:
+    for config in ({"peft_type": "\ud800" * 1000}, {"init_lora_weights": "pissa\ud800"}):
+        said = refusal(lora(A, B), **config)
+        assert said.encode()
+        assert len(said) < 1000
+
+
 @pytest.mark.parametrize(
     ("config", "named"),
     [

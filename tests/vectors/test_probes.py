@@ -84,6 +84,9 @@ BAD = [
     (b"\xff\xfe", "x is not UTF-8"),
     (b"[1]\n", "x:1: a line is one JSON object"),
     (b'{"probe": "a", "kind": NaN}\n', "x:1: NaN"),
+    (b'{"probe": ' + b"1" * 5000 + b"}\n", "x:1: this is not JSON"),
+    (b'{"probe": "\\ud800"}\n', "x:1: this is not JSON"),
+    (b'{"\\udc00": 1, "\\udc00": 2}\n', "x:1: `` is there twice"),
     (b'{"probe": "a", "probe": "b"}\n', "x:1: `probe` is there twice"),
     (b"{" * 100_000, "x:1: "),
     (lines(ITEM), "x:1: the first line is the header"),
@@ -122,6 +125,7 @@ def test_what_is_wrong_is_named_with_its_line(content: bytes, sentence: str) -> 
         parse_probes(content, "x")
     assert str(caught.value).startswith(sentence)
     assert str(caught.value).endswith(".")
+    assert str(caught.value).encode()
 
 
 def test_too_many_items_and_probes() -> None:

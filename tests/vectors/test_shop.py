@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from safetensors.torch import load, save_file
 from tests.engine.models import foundation as make_state
 from tests.engine.models import tuned
 from vectors import importing, leases, services, uploads
+from vectors.cards import MAX_CARD
 from vectors.errors import Refusal
+from vectors.firstlook import card_text
 from vectors.importing import add_foundation, add_vector
 from vectors.models import Blob, Foundation, Inspection, Vector, Version
 from vectors.search import index_text, query_tokens
 from vectors.storage.current import storage
 from vectors.tensorfile.errors import Problem
-from vectors.tensorfile.source import read_bytes
+from vectors.tensorfile.source import MemorySource, read_bytes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -193,6 +196,31 @@ def test_what_can_never_be_a_vector_is_refused_once(
     assert again.uploads.count() == 0
 
 
+def test_a_name_of_a_base_model_is_a_text(tiny: Foundation, owner: User, tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "x", {"a.lora_A.weight": torch.ones(2, 5)}, "adapter_model")
+    (folder / "README.md").unlink()
+    config = {"base_model_name_or_path": "lab/\ud800\0" + "x" * 10**6, "r": 2, "lora_alpha": 2}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(
+        {"a.lora_A.weight": torch.ones(2, 5), "a.lora_B.weight": torch.ones(5, 2)},
+        folder / "adapter_model.safetensors",
+    )
+    version = upload(owner, folder)
+    services.prepare_draft(version)
+    assert version.draft["named_elsewhere"].startswith("lab/xxx")
+    assert len(version.draft["named_elsewhere"]) <= 400
+
+
+def test_a_card_is_read_no_further_than_it_is_kept() -> None:
+    class Endless(MemorySource):
+        def read_into(self, offset: int, buffer: memoryview) -> None:
+            buffer[:] = b"a" * len(buffer)
+
+    card = Endless(b"", "README.md")
+    card.size = 10**15
+    assert card_text({"README.md": card}) == "a" * MAX_CARD
+
+
 def test_an_inspection_whose_workers_died_is_asked_for_again(
     tiny: Foundation, owner: User, tmp_path: Path
 ) -> None:
@@ -303,3 +331,5 @@ def test_drafts_and_withdrawn_versions_are_their_owners(
     )
     assert stranger_client.get("/olive/law").status_code == 404
     assert owner_client.get("/olive/law").status_code == 200
+    for number in ("", "0", "2", "x", "²", "9" * 30):
+        assert owner_client.post("/olive/law/shelf", {"number": number}).status_code == 404

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from .errors import TensorFileError, _
-from .header import Header, TensorEntry, read_header
+from .forms import check_path
+from .header import Header, TensorEntry, read_header, shown
 from .source import ByteSource, FileSource, read_bytes
 
 MAX_INDEX_BYTES = 64 * 2**20
@@ -191,8 +192,10 @@ def _read_index(source: ByteSource) -> dict[str, str]:
             raise TensorFileError(
                 _("%(file)s gives `%(tensor)s` a file outside the folder."),
                 file=source.name,
-                tensor=name,
+                tensor=shown(name),
             )
+    for path in set(weight_map.values()):
+        check_path(path)
     return weight_map
 
 
@@ -213,7 +216,7 @@ def _check_index(weight_map: dict[str, str], shards: list[Shard], index_path: st
             raise TensorFileError(
                 _("%(index)s puts `%(tensor)s` into %(file)s, but it is not there."),
                 index=index_path,
-                tensor=name,
+                tensor=shown(name),
                 file=path,
             )
     for name, path in actual.items():

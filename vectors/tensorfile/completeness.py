@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from .checkpoint import MAX_INDEX_BYTES, read_json
 from .errors import TensorFileError
-from .forms import DELTA, FULL, LORA, STEMS
+from .forms import DELTA, FULL, LORA, STEMS, is_path
 from .source import ByteSource
 
 
@@ -36,10 +36,10 @@ def missing_file(files: Mapping[str, ByteSource]) -> str:
 
 
 def named_by(index: ByteSource) -> list[str]:
-    """The shards that an index names; none when it cannot be read."""
+    """The shards that an index names, as far as they can be names; none when it cannot be read."""
     try:
         weight_map = read_json(index, MAX_INDEX_BYTES).get("weight_map")
     except TensorFileError:
         return []
     named = weight_map.values() if isinstance(weight_map, dict) else ()
-    return sorted({path for path in named if isinstance(path, str)})
+    return sorted({path for path in named if isinstance(path, str) and is_path(path)})

@@ -44,6 +44,15 @@ def check_path(path: str) -> str:
     return path
 
 
+def is_path(path: str) -> bool:
+    """Whether ``path`` is a clean repository path."""
+    try:
+        check_path(path)
+    except TensorFileError:
+        return False
+    return True
+
+
 def check_kind(path: str) -> None:
     """Refuse weight files that are not safetensors, by name."""
     if _PICKLES.fullmatch(path):

@@ -185,7 +185,7 @@ def _parse_json(raw: bytes, fail: _Failure) -> dict[str, Any]:
                 if name in seen:
                     fail(
                         _("%(file)s: the key `%(tensor)s` appears twice in the header."),
-                        tensor=_shown(name),
+                        tensor=shown(name),
                     )
                 seen.add(name)
         return found
@@ -193,7 +193,7 @@ def _parse_json(raw: bytes, fail: _Failure) -> dict[str, Any]:
     def no_float(token: str) -> NoReturn:
         fail(
             _("%(file)s: the header contains %(token)s where an integer belongs."),
-            token=_shown(token),
+            token=shown(token),
         )
 
     try:
@@ -224,7 +224,7 @@ def _check_metadata(metadata: Any, fail: _Failure) -> dict[str, str]:
 
 def _check_entry(name: str, value: Any, data_start: int, fail: _Failure) -> TensorEntry:
     if not _NAME.fullmatch(name) or ".." in name.split("/"):
-        fail(_("%(file)s: `%(tensor)s` is not a usable tensor name."), tensor=_shown(name))
+        fail(_("%(file)s: `%(tensor)s` is not a usable tensor name."), tensor=shown(name))
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         fail(_("%(file)s: `%(tensor)s` needs exactly dtype, shape and data_offsets."), tensor=name)
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
@@ -232,7 +232,7 @@ def _check_entry(name: str, value: Any, data_start: int, fail: _Failure) -> Tens
         fail(
             _("%(file)s: `%(tensor)s` has the dtype %(dtype)s, which is not supported."),
             tensor=name,
-            dtype=_shown(str(dtype)),
+            dtype=shown(str(dtype)),
         )
     if not _are_naturals(shape) or len(shape) > MAX_RANK:
         fail(_("%(file)s: the shape of `%(tensor)s` is not valid."), tensor=name)
@@ -259,6 +259,6 @@ def _are_naturals(value: Any) -> bool:
     )
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """``text`` as a sentence can carry it: short, printable, encodable."""
     return repr(text[:80])[1:-1]

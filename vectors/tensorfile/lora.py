@@ -20,6 +20,7 @@ import regex
 from .checkpoint import Checkpoint, Tensor
 from .dtypes import DTYPES
 from .errors import TensorFileError, _
+from .header import shown
 
 PREFIX = "base_model.model."
 _LORA_KEY = re.compile(
@@ -137,7 +138,7 @@ def check_additive(config: Mapping[str, Any]) -> None:
                 "This adapter is of the kind %(kind)s. Only LoRA adapters add to the weights: "
                 "merge it into its base and upload the full checkpoint."
             ),
-            kind=kind,
+            kind=shown(kind),
         )
     for key, name in _NOT_ADDITIVE.items():
         if config.get(key):
@@ -156,7 +157,7 @@ def check_additive(config: Mapping[str, Any]) -> None:
                 "This adapter was started with %(kind)s, which changes the base as well. Convert "
                 "it to a plain LoRA when saving (path_initial_model_for_weight_conversion)."
             ),
-            kind=start,
+            kind=shown(start),
         )
 
 

@@ -21,7 +21,6 @@ from django.http import (
     HttpRequest,
     HttpResponse,
     HttpResponseBase,
-    HttpResponseRedirect,
     StreamingHttpResponse,
 )
 
@@ -111,18 +110,8 @@ def blob_response(
     content_type: str = "application/octet-stream",
     inline: bool = False,
     headers: Mapping[str, str] | None = None,
-    redirect: bool = False,
 ) -> HttpResponseBase:
-    """Answer GET or HEAD for a stored file; its ETag is its SHA-256.
-
-    ``redirect`` sends a GET to storage itself where storage can serve it (302, signed, expiring).
-    """
-    if redirect and request.method == "GET":
-        url = storage().download_url(blob.sha256, file_name)
-        if url is not None:
-            return HttpResponseRedirect(
-                url, headers={"Cache-Control": "private, no-store", **(headers or {})}
-            )
+    """Answer GET or HEAD for a stored file; its ETag is its SHA-256."""
     return ranged_response(
         request,
         size=blob.size,

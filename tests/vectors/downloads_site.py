@@ -72,7 +72,6 @@ def blob(request: HttpRequest, sha256: str, size: int) -> HttpResponseBase:
         request,
         Blob(sha256=sha256, size=size),
         "model.safetensors",
-        redirect="redirect" in request.GET,
     )
 
 

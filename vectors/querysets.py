@@ -84,11 +84,12 @@ class VectorQuerySet(models.QuerySet["Vector"]):
         return self.filter(namespace=namespace, name=name)
 
     def called(self, repo_id: str) -> VectorQuerySet:
-        """The one of that id, now or before it was renamed."""
+        """The one of that id, now or before it was renamed. There are no two ids that differ in
+        their case alone, so that it does not matter here, as it does not on pages."""
         namespace, _slash, name = repo_id.partition("/")
-        before = {"former_names__namespace": namespace, "former_names__name": name}
+        before = {"former_names__namespace__iexact": namespace, "former_names__name__iexact": name}
         renamed = self.model._default_manager.filter(**before).values("pk")
-        return self.filter(Q(namespace=namespace, name=name) | Q(pk__in=renamed))
+        return self.filter(Q(namespace__iexact=namespace, name__iexact=name) | Q(pk__in=renamed))
 
     def matching(self, query: str) -> VectorQuerySet:
         """Those that contain every word of ``query``; an empty query filters nothing."""

@@ -158,7 +158,13 @@ def test_a_former_name_tells_no_more_than_the_vector(
 
 def test_recipes_by_a_former_name_are_the_same_recipes(verse: Vector, owner: User) -> None:
     now = equip_expression("0.5 * olive/verse", on="", user=owner)
-    for text in ("0.5 * olive/poems", "0.5 * poems", "0.5 * olive/poems@v1"):
+    for text in (
+        "0.5 * olive/poems",
+        "0.5 * Olive/Poems",
+        "0.5 * olive/VERSE",
+        "0.5 * poems",
+        "0.5 * olive/poems@v1",
+    ):
         assert equip_expression(text, on="", user=owner) == now
     assert read_id("tiny_plus_0.5_poems", owner) == now
     assert read_id("tiny_plus_0.5_olive.poems", owner) == now

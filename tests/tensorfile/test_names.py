@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +62,15 @@ def test_two_names_never_mean_one_tensor() -> None:
     found, _prefix = match_names(source, BODY)
     assert len(set(found.values())) == len(found)
     assert found[BODY[0]] == BODY[0]
+
+
+def test_a_short_name_that_ends_every_other_costs_little() -> None:
+    wanted = [f"m.layers.{i}.x{j}.weight" for i in range(40) for j in range(50)]
+    names = ["weight", *(f"layers.{i}.x0.weight" for i in range(19)), *(f"q{i}" for i in range(40))]
+    assert match_names(names, wanted)[1] == "+m."
+    started = time.monotonic()
+    match_names([*names, *(f"r{i}" for i in range(20_000))], wanted)
+    assert time.monotonic() - started < 10
 
 
 @given(

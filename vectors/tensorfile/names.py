@@ -7,6 +7,7 @@ found from the names themselves, so no architecture is special.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 # Tensors whose first axis is the vocabulary: the only place where a differing shape has a meaning.
@@ -37,17 +38,16 @@ def match_names(source: Iterable[str], wanted: Iterable[str]) -> tuple[dict[str,
 
 
 def _candidate_prefixes(names: Sequence[str], targets: set[str]) -> list[str]:
-    candidates: dict[str, None] = {}
+    candidates: Counter[str] = Counter()
     ordered = sorted(targets)
     for name in names[:64]:
         for target in ordered:
             if target.endswith("." + name):
-                candidates["+" + target[: -len(name)]] = None
+                candidates["+" + target[: -len(name)]] += 1
             elif name.endswith("." + target):
-                candidates["-" + name[: -len(target)]] = None
-        if len(candidates) > 16:
-            break
-    return list(candidates)
+                candidates["-" + name[: -len(target)]] += 1
+    # A short name such as `weight` is the end of everything; what many names speak for is tried.
+    return [prefix for prefix, _votes in candidates.most_common(16)]
 
 
 def layer_of(name: str) -> tuple[int, str]:

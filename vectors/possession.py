@@ -9,7 +9,7 @@ from django.db.models import Q
 
 from vectors import uploads
 from vectors.access import may_read
-from vectors.models import Blob, RepositoryFile, Upload
+from vectors.models import Access, Blob, RepositoryFile, Upload, Version, Visibility
 
 
 def possessed(user: Any, sha256: str) -> Blob | None:
@@ -31,7 +31,16 @@ def _sent(user: Any, sha256: str) -> Blob | None:
 
 def _readable(user: Any, sha256: str) -> Blob | None:
     files = RepositoryFile.objects.filter(blob_id=sha256).select_related("blob", "version__vector")
-    for file in files.order_by("version"):
+    # Every vector of a foundation may have the same tokenizer: only those are looked at that can
+    # be the user's to read, and of these mostly one.
+    everybody = Q(
+        version__state=Version.State.PUBLISHED,
+        version__vector__visibility=Visibility.PUBLIC,
+        version__vector__access=Access.OPEN,
+    )
+    granted = Q(version__vector__in=user.grants.values("vector"))
+    theirs = Q(version=None) | Q(version__owner=user) | everybody | granted
+    for file in files.filter(theirs).order_by("pk").iterator(chunk_size=10):
         if file.version is None or may_read(user, file.version):
             return file.blob
     return None

@@ -101,8 +101,8 @@ def text_of(value: Any, limit: int = 200) -> str:
 
 
 def storable(text: str) -> str:
-    """``text`` without what databases do not take."""
-    return _NOT_TEXT.sub("", text)
+    """``text`` with a question mark for what databases do not take."""
+    return _NOT_TEXT.sub("?", text)
 
 
 def list_of(value: Any, limit: int = 20) -> list[str]:

@@ -11,6 +11,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*$\r?\n?", re.S | re.M)
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 MAX_CARD = 500_000
 # Counts up whenever ``render`` makes other HTML of the same card: what is kept is drawn anew then.
 RENDERER = 1
@@ -29,6 +30,15 @@ class Card:
     problem: str = ""
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader; what escapes like ``"\\ud800"`` or ``"\\0"`` bring in is no text that a
+    database keeps, and becomes a question mark."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        return _UNSTORABLE.sub("?", value) if isinstance(value, str) else value
+
+
 def read_card(text: str) -> Card:
     """Split ``text`` into front matter and body. Never raises: a broken card is still a card."""
     text = text[:MAX_CARD]
@@ -37,7 +47,7 @@ def read_card(text: str) -> Card:
         return Card(body=text)
     body = text[found.end() :]
     try:
-        data = yaml.safe_load(found[1])
+        data = yaml.load(found[1], _Loader)  # noqa: S506 (it is a SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2026-13-45; [[[[[…
         mark = getattr(error, "problem_mark", None)
         return Card(body=body, problem=f"line {mark.line + 2}" if mark else "front matter")

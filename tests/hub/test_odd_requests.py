@@ -83,3 +83,47 @@ def test_a_cursor_of_somebody_elses_is_refused(
 def test_a_cursor_without_a_time_zone_is_read(law: Vector, client: Client) -> None:
     text = cursor('["2024-01-01T00:00:00", 0, 1]')
     assert client.get(f"/api/models?sort=createdAt&cursor={text}").json() == []
+
+
+# --- text ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [HALF, "a\0b"], ids=["half a character", "NUL"])
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("/api/repos/move", "fromRepo"),
+        ("/api/recipes", "expression"),
+        ("/api/models/olive/law/branch/dev", "startingPoint"),
+        ("/api/validate-yaml", "content"),
+    ],
+)
+def test_text_that_no_database_keeps(olive: Hub, address: str, key: str, text: str) -> None:
+    assert "not JSON" in message(olive.ask("POST", address, {key: f"{text}/x"}), 400)
+
+
+def test_a_backslash_before_u0000_is_text(olive: Hub) -> None:
+    body = {"content": "# \\u0000 \\\\u0000 \U0001f600"}
+    assert olive.ask("POST", "/api/validate-yaml", body).status_code == 200
+
+
+def test_a_card_may_escape_such_text(olive: Hub) -> None:
+    card = '---\nbase_model: "lab/\\ud800"\ntitle: "a\\0b"\n---\n'
+    assert read_card(card).data == {"base_model": "lab/?", "title": "a?b"}
+    answer = olive.ask("POST", "/api/validate-yaml", {"content": card})
+    assert "base_model: lab/? is not here" in message(answer, 400)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["/api/models/olive/a%00b", "/api/models?filter=%00", "/olive/law/resolve/main/a%00b"],
+)
+def test_nothing_has_nul_in_its_name(
+    law: Vector, client: Client, django_assert_num_queries: Any, address: str
+) -> None:
+    with django_assert_num_queries(0):  # PostgreSQL would break off at it
+        assert client.get(address).status_code == 404
+
+
+def test_a_sentence_travels_as_one_line_that_can_be_read() -> None:
+    assert header_text("a\0b\x1b[31m\x85c\r\nd — “e” 字") == 'ab[31m c d \\u2014 "e" \\u5b57'

@@ -127,3 +127,100 @@ def test_nothing_has_nul_in_its_name(
 
 def test_a_sentence_travels_as_one_line_that_can_be_read() -> None:
     assert header_text("a\0b\x1b[31m\x85c\r\nd — “e” 字") == 'ab[31m c d \\u2014 "e" \\u5b57'
+
+
+# --- bodies ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b"\n", b"\r\n \n"])
+def test_a_commit_of_empty_lines_is_empty(olive: Hub, body: bytes) -> None:
+    answer = olive.ask("POST", "/api/models/olive/poems/commit/main", body)
+    assert "not even a header" in message(answer, 400)
+
+
+def test_an_empty_line_before_the_header_is_nothing(olive: Hub) -> None:
+    answer = olive.ask("POST", "/api/models/olive/poems/commit/main", b"\n" + HEADER)
+    assert answer.status_code == 200
+    answer = olive.ask("POST", "/api/models/olive/poems/commit/main", HEADER + b"\n" + HEADER)
+    assert "one only" in message(answer, 400)
+
+
+@pytest.mark.parametrize("transfers", [5, "multipart", {"multipart": 1}, [[]]])
+def test_transfers_are_a_list(olive: Hub, transfers: object) -> None:
+    answer = olive.batch("0" * 64, 5, transfers=transfers)
+    assert answer.status_code == 200
+    assert answer.json()["transfer"] == "basic"
+
+
+def test_paths_in_a_body_without_end(olive: Hub) -> None:
+    answer = olive.ask("POST", "/api/models/olive/law/paths-info/main", b"[" * 100_000)
+    assert "not JSON" in message(answer, 400)
+
+
+def test_a_form_without_fields_asks_for_access(law: Vector, stranger: User) -> None:
+    Vector.objects.update(access=Access.MANUAL)
+    answer = Client().post(
+        "/olive/law/ask-access",
+        b"--x--\r\n",
+        content_type="multipart/form-data; boundary=x",
+        headers={"Authorization": f"Bearer {hub_of(stranger).token}"},
+    )
+    assert answer.json() == {"status": "pending"}
+
+
+def test_private_means_private_however_it_is_said(olive: Hub) -> None:
+    answer = olive.ask("PUT", "/api/models/olive/law/settings", {"private": "true"})
+    assert answer.json()["private"] is True
+    assert Vector.objects.get().visibility == Visibility.PRIVATE
+
+
+def test_a_path_of_a_million_folders_is_soon_looked_at(olive: Hub) -> None:
+    deep = "a/" * 1_000_000
+    assert not is_ignored(deep, "*.log\n**/b/**/c\n")
+    assert is_ignored(f"logs/{deep}", "logs/\n")
+    body = {"files": [{"path": deep, "size": 1}], "gitIgnore": "*.log\n"}
+    answer = olive.ask("POST", "/api/models/olive/poems/preupload/main", body)
+    assert "not a usable file name" in message(answer, 400)
+
+
+def test_bytes_damaged_in_parts_can_be_sent_again(olive: Hub) -> None:
+    """A client that is killed before it asks for the check comes back and sends anew."""
+    content = weights(1)
+    oid = hashlib.sha256(content).hexdigest()
+    action = olive.batch(oid, len(content)).json()["objects"][0]["actions"]["upload"]
+    Client().put(action["href"], bytes(len(content)))
+    uploads.complete(Upload.objects.get())
+    assert "SHA-256" in message(olive.batch(oid, len(content)), 400)
+    assert not Upload.objects.exists()
+    assert olive.send(content) == oid
+
+
+# --- addresses -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/api/models/olive%2Flaw/tree/main",
+        "/api/models/olive%2Flaw/tree/main?recursive=true",
+        "/api%2Fmodels/olive/law/tree/main",
+        "/api/models/olive%2Flaw%2Ftree%2Fmain",
+    ],
+)
+def test_a_repositorys_slash_may_be_encoded(law: Vector, address: str) -> None:
+    answer = as_sent("GET", address)
+    assert answer.status_code == 200, answer.content
+    assert [row["path"] for row in json.loads(answer.content)] == ["adapter_model.safetensors"]
+
+
+def test_a_file_of_a_repository_whose_slash_is_encoded(law: Vector) -> None:
+    answer = as_sent("HEAD", "/olive%2Flaw/resolve/main/adapter_model.safetensors")
+    assert answer.status_code == 200, answer.content
+
+
+def as_sent(method: str, address: str) -> Any:
+    """The answer of a server that knows the address as it was sent."""
+    request: Any = AsyncRequestFactory().generic(method, address)
+    request.scope["raw_path"] = address.partition("?")[0].encode()
+    found = resolve(request.path)
+    return found.func(request, *found.args, **found.kwargs)

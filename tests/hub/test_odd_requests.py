@@ -224,3 +224,59 @@ def as_sent(method: str, address: str) -> Any:
     request.scope["raw_path"] = address.partition("?")[0].encode()
     found = resolve(request.path)
     return found.func(request, *found.args, **found.kwargs)
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def add(row: Foundation, path: str, content: bytes) -> None:
+    row.files.create(path=path, blob=store_bytes(content))
+
+
+def header_of(text: bytes) -> bytes:
+    return struct.pack("<Q", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[1]", b"not JSON", b"[" * 100_000, b'{"weight_map": [1]}', b'{"weight_map": {"a": [1]}}'],
+)
+def test_an_index_that_is_none(tiny: Foundation, client: Client, content: bytes) -> None:
+    add(tiny, "modules.json", content)
+    answer = client.get("/api/models/lab/tiny/safetensors-metadata/modules.json")
+    assert "is no safetensors file" in message(answer, 400)
+
+
+def test_an_index_of_shards_that_are_not_there(tiny: Foundation, client: Client) -> None:
+    add(tiny, "some.index.json", b'{"weight_map": {"a": "none.safetensors"}}')
+    answer = client.get("/api/models/lab/tiny/safetensors-metadata/some.index.json")
+    assert answer["X-Error-Code"] == "EntryNotFound"
+
+
+def test_an_index_that_nobody_could_read(
+    tiny: Foundation, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_HEADER", 10)
+    add(tiny, "tokenizer.json", json.dumps({"model": "x" * 20}).encode())
+    answer = client.get("/api/models/lab/tiny/safetensors-metadata/tokenizer.json")
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("text", [b"nonsense", b"[1, 2, 3]", b"[" * 100_000])
+def test_weights_whose_header_cannot_be_read(tiny: Foundation, client: Client, text: bytes) -> None:
+    add(tiny, "odd.safetensors", header_of(text))
+    answer = client.get("/api/models/lab/tiny/safetensors-metadata/odd.safetensors")
+    assert "is no safetensors file" in message(answer, 400)
+    tiny.files.exclude(path="odd.safetensors").delete()
+    assert client.get("/api/models/lab/tiny").status_code == 200
+
+
+def test_paths_are_told_with_their_last_commit(law: Vector, client: Client) -> None:
+    """``HfFileSystem.modified`` asks so."""
+    address, path = "/api/models/olive/law/paths-info/main", "adapter_model.safetensors"
+    (plain,) = client.post(address, {"paths": [path], "expand": "false"}).json()
+    assert "lastCommit" not in plain
+    (told,) = client.post(address, {"paths": [path], "expand": "true"}).json()
+    assert set(told["lastCommit"]) == {"id", "title", "date"}
+    body = {"paths": [path], "expand": True}
+    assert client.post(address, body, "application/json").json() == [told]

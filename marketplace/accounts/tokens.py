@@ -44,15 +44,18 @@ def tokens_of(user: Any) -> QuerySet[AccessToken]:
     return AccessToken.objects.filter(user=user, revoked=None)
 
 
+def live_tokens() -> QuerySet[AccessToken]:
+    """Those that open something now, with their users; one that was renewed does for a while."""
+    now = timezone.now()
+    return AccessToken.objects.select_related("user").filter(
+        Q(expires=None) | Q(expires__gt=now), Q(revoked=None) | Q(revoked__gt=now)
+    )
+
+
 def find_token(text: str) -> AccessToken | None:
     """The token that ``text`` is; None when there is none, or no longer."""
     now = timezone.now()
-    row = (
-        AccessToken.objects.select_related("user")
-        .filter(Q(expires=None) | Q(expires__gt=now), Q(revoked=None) | Q(revoked__gt=now))
-        .filter(digest=digest_of(text))
-        .first()
-    )
+    row = live_tokens().filter(digest=digest_of(text)).first()
     if row is None or not row.user.is_active:
         return None
     if row.last_used is None or row.last_used < now - TOUCH_EVERY:

@@ -100,7 +100,7 @@ def split_revision(repository: Repository, segments: list[str]) -> tuple[str, st
     An encoded slash stays inside one segment; where only the decoded address is known the longest
     name that fits counts.
     """
-    if len(segments) > 1 and "/" not in segments[0]:
+    if len(segments) > 2 and "/" not in segments[0]:
         names = repository.names()
         for length in range(min(len(segments) - 1, 8), 1, -1):
             name = "/".join(segments[:length])
@@ -152,6 +152,10 @@ GATED: dict[str, str | bool] = {
 }
 
 
+# Of a version: much text that no commit tells, and every request reads all versions.
+_UNTOLD = ("card", "draft", "verdict", "layers", "sigil", "abilities", "examples", "refusal")
+
+
 class VectorRepository:
     """A vector: a commit for each version the caller sees, and for its owner each push."""
 
@@ -167,7 +171,7 @@ class VectorRepository:
         rows = self.row.versions.exclude(state=Version.State.REFUSED).exclude(
             commit="", number=None
         )
-        versions = list(rows.order_by("-pk").select_related("owner"))
+        versions = list(rows.order_by("-pk").select_related("owner").defer(*_UNTOLD))
         for version in versions:
             version.vector = self.row
         return seen_of(self.caller.user, self.row, versions)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import AsyncRequestFactory, Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import resolve
 
 from marketplace.hub import files
@@ -280,3 +282,26 @@ def test_paths_are_told_with_their_last_commit(law: Vector, client: Client) -> N
     assert set(told["lastCommit"]) == {"id", "title", "date"}
     body = {"paths": [path], "expand": True}
     assert client.post(address, body, "application/json").json() == [told]
+
+
+# --- much of something -----------------------------------------------------------------------
+
+
+def test_a_card_of_many_bases_is_soon_checked(
+    tiny: Foundation, client: Client, django_assert_max_num_queries: Any
+) -> None:
+    card = f"---\nbase_model: {json.dumps([f'no/base-{n}' for n in range(1000)])}\n---\n"
+    with django_assert_max_num_queries(150):
+        answer = client.post("/api/validate-yaml", {"content": card}, "application/json")
+    assert len(answer.json()["errors"]) == 20
+
+
+def test_a_file_is_found_without_the_texts_of_all_versions(law: Vector, client: Client) -> None:
+    assert law.current is not None
+    for revision in ("main", law.current.commit):
+        address = f"/olive/law/resolve/{revision}/adapter_model.safetensors"
+        with CaptureQueriesContext(connection) as asked:
+            assert client.head(address).status_code == 200
+        of_all = [each["sql"] for each in asked if '"number" IS NULL' in each["sql"]]
+        assert not [sql for sql in of_all if "layers" in sql or "card" in sql]
+        assert revision != "main" or not of_all

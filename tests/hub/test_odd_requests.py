@@ -21,7 +21,7 @@ from marketplace.hub.gitignore import is_ignored
 from tests.hub.stock import foundation, vector
 from tests.hub.test_pushing import HEADER, Hub, hub_of, message, weights
 from tests.vectors.conftest import local_storage
-from vectors import uploads
+from vectors import claims, uploads
 from vectors.cards import read_card
 from vectors.keeping import store_bytes
 from vectors.models import Access, Claim, Foundation, Upload, Vector, Visibility
@@ -195,6 +195,17 @@ def test_bytes_damaged_in_parts_can_be_sent_again(olive: Hub) -> None:
     assert "SHA-256" in message(olive.batch(oid, len(content)), 400)
     assert not Upload.objects.exists()
     assert olive.send(content) == oid
+
+
+def test_two_renames_to_one_name_at_once(
+    olive: Hub, owner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vector("olive/order", owner, Foundation.objects.get())
+    monkeypatch.setattr(claims, "check_free", lambda *_args: None)  # free when it was asked
+    body = {"fromRepo": "olive/law", "toRepo": "olive/order", "type": "model"}
+    answer = olive.ask("POST", "/api/repos/move", body)
+    assert "olive/order exists already" in message(answer, 409)
+    assert Vector.objects.filter(name="law").exists()
 
 
 # --- addresses -------------------------------------------------------------------------------

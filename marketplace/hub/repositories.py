@@ -304,7 +304,10 @@ def _candidates(namespace: str, name: str, caller: Caller) -> Iterator[Repositor
     foundation = Foundation.objects.filter(**key).defer("manifest", "card_html").first()
     if foundation is not None:
         yield FoundationRepository(foundation, caller)
-    vector = Vector.objects.filter(**key).select_related("owner", "current", "foundation").first()
+    vectors = Vector.objects.select_related("owner", "current", "foundation")
+    # As it is written first: an index knows that, and for other cases all vectors are looked at.
+    exact = vectors.filter(namespace=namespace, name=name).first()
+    vector = exact or vectors.filter(**key).first()
     if vector is not None and vector.current is not None:
         vector.current.vector = vector
         if may_see(caller.user, vector.current):

@@ -316,3 +316,12 @@ def test_a_file_is_found_without_the_texts_of_all_versions(law: Vector, client: 
         of_all = [each["sql"] for each in asked if '"number" IS NULL' in each["sql"]]
         assert not [sql for sql in of_all if "layers" in sql or "card" in sql]
         assert revision != "main" or not of_all
+
+
+def test_a_vector_is_found_without_looking_at_all(law: Vector, client: Client) -> None:
+    with CaptureQueriesContext(connection) as asked:
+        assert client.get("/api/models/olive/law").status_code == 200
+    of_vectors = [each["sql"] for each in asked if 'FROM "vectors_vector"' in each["sql"]]
+    assert of_vectors
+    assert not [sql for sql in of_vectors if " LIKE " in sql]
+    assert client.get("/api/models/Olive/LAW").json()["id"] == "olive/law"

@@ -19,7 +19,7 @@ from marketplace.hub import files
 from marketplace.hub.errors import header_text
 from marketplace.hub.gitignore import is_ignored
 from tests.hub.stock import foundation, vector
-from tests.hub.test_pushing import HEADER, Hub, hub_of, message, weights
+from tests.hub.test_pushing import HEADER, Hub, deleted, hub_of, message, pointer, weights
 from tests.vectors.conftest import local_storage
 from vectors import claims, uploads
 from vectors.cards import read_card
@@ -293,6 +293,34 @@ def test_paths_are_told_with_their_last_commit(law: Vector, client: Client) -> N
     assert set(told["lastCommit"]) == {"id", "title", "date"}
     body = {"paths": [path], "expand": True}
     assert client.post(address, body, "application/json").json() == [told]
+
+
+@pytest.fixture
+def config(law: Vector) -> str:
+    """The hash by which olive/law tells its adapter_config.json, whose base model is rewritten."""
+    assert law.current is not None
+    content = b'{"base_model_name_or_path": "/tmp/base", "note": "\\ud800"}'
+    law.current.files.create(path="adapter_config.json", blob=store_bytes(content))
+    rows = Client().get("/api/models/olive/law/tree/main").json()
+    return next(row["lfs"]["oid"] for row in rows if row["path"] == "adapter_config.json")
+
+
+def test_a_config_with_half_a_character_is_handed_out(config: str, client: Client) -> None:
+    answer = client.get("/olive/law/resolve/main/adapter_config.json")
+    told = json.loads(b"".join(answer))
+    assert told == {"base_model_name_or_path": "lab/tiny", "note": "?"}
+
+
+def test_what_is_handed_out_can_be_copied_by_its_hash(olive: Hub, config: str) -> None:
+    hub = Hub(olive.client, olive.token, "olive/law")
+    copied = hub.commit(
+        deleted("adapter_model.safetensors"), pointer("copy/adapter_config.json", config)
+    )
+    assert copied.status_code == 200, copied.content
+    path = f"/olive/law/resolve/{copied.json()['commitOid']}/copy/adapter_config.json"
+    assert hashlib.sha256(b"".join(hub.ask("GET", path))).hexdigest() == config
+    other = hub.commit(pointer("more.json", "0" * 64))
+    assert "named by its hash but not sent" in message(other, 400)
 
 
 # --- much of something -----------------------------------------------------------------------

@@ -38,7 +38,8 @@ def check_card(content: str, caller: Caller) -> tuple[list[str], list[str]]:
     card = read_card(content)
     if card.problem:
         return [_("The front matter cannot be read: %(place)s.") % {"place": card.problem}], []
-    errors, warnings = [], []
+    errors: list[str] = []
+    warnings: list[str] = []
     for name in named_bases(card.data, {}):
         found = find_base(name, caller)
         if found is not None:

@@ -37,7 +37,7 @@ def _with_base(sha256: str, base: str) -> bytes | None:
     source = storage().open(sha256)
     try:
         config = json.loads(read_bytes(source))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     finally:
         source.close()
@@ -49,5 +49,5 @@ def _with_base(sha256: str, base: str) -> bytes | None:
     return (
         None
         if changed == config
-        else (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode()
+        else (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
     )

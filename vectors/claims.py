@@ -94,7 +94,13 @@ def rename(repository: Vector | Claim, *, name: str) -> None:
         if name.lower() != before.lower():
             check_free(repository.namespace, name)
         repository.name = name
-        repository.save(update_fields=["name"])
+        try:
+            with transaction.atomic():
+                repository.save(update_fields=["name"])
+        except IntegrityError as error:  # two clients at the same moment
+            raise Conflict(
+                _("%(id)s exists already."), id=f"{repository.namespace}/{name}"
+            ) from error
         if isinstance(repository, Vector):
             forget(repository.namespace, name)
             if name.lower() != before.lower():

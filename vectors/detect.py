@@ -18,6 +18,7 @@ from vectors.tensorfile.names import match_names
 PROBE_TENSORS = 4
 PROBE_ELEMENTS = 4 * 2**20
 MAX_NAMED = 400  # characters; training leaves local paths
+MAX_BASES = 20  # of one card that are looked for
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Guess:
 def named_bases(card: Mapping[str, Any], adapter_config: Mapping[str, Any]) -> list[str]:
     """The bases that card and adapter name, in order of trust."""
     named = card.get("base_model")
-    names = [*named] if isinstance(named, list) else [named]
+    names = named[:MAX_BASES] if isinstance(named, list) else [named]
     names.append(adapter_config.get("base_model_name_or_path"))
     texts = (storable(name).strip()[:MAX_NAMED] for name in names if isinstance(name, str))
     return [text for text in texts if text]

@@ -9,6 +9,8 @@ from django.db.models import Q
 
 from vectors import uploads
 from vectors.access import may_read
+from vectors.dropping import drop_uploads
+from vectors.errors import Refusal
 from vectors.models import Access, Blob, RepositoryFile, Upload, Version, Visibility
 
 
@@ -26,7 +28,13 @@ def _sent(user: Any, sha256: str) -> Blob | None:
     received = Q(state=Upload.State.RECEIVED, expected_sha256=sha256)
     stored = Q(state=Upload.State.STORED, blob_id=sha256)
     upload = Upload.objects.filter(received | stored, owner=user).order_by("-state").first()
-    return uploads.seal(upload) if upload else None
+    if upload is None:
+        return None
+    try:
+        return uploads.seal(upload)
+    except Refusal:  # damaged: the next try begins anew
+        drop_uploads(Upload.objects.filter(pk=upload.pk, version=None))
+        raise
 
 
 def _readable(user: Any, sha256: str) -> Blob | None:

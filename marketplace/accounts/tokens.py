@@ -7,6 +7,7 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
@@ -44,15 +45,18 @@ def tokens_of(user: Any) -> QuerySet[AccessToken]:
     return AccessToken.objects.filter(user=user, revoked=None)
 
 
+def live_tokens() -> QuerySet[AccessToken]:
+    """Those that open something now, with their users; one that was renewed does for a while."""
+    now = timezone.now()
+    return AccessToken.objects.select_related("user").filter(
+        Q(expires=None) | Q(expires__gt=now), Q(revoked=None) | Q(revoked__gt=now)
+    )
+
+
 def find_token(text: str) -> AccessToken | None:
     """The token that ``text`` is; None when there is none, or no longer."""
     now = timezone.now()
-    row = (
-        AccessToken.objects.select_related("user")
-        .filter(Q(expires=None) | Q(expires__gt=now), Q(revoked=None) | Q(revoked__gt=now))
-        .filter(digest=digest_of(text))
-        .first()
-    )
+    row = live_tokens().filter(digest=digest_of(text)).first()
     if row is None or not row.user.is_active:
         return None
     if row.last_used is None or row.last_used < now - TOUCH_EVERY:
@@ -63,8 +67,14 @@ def find_token(text: str) -> AccessToken | None:
 def revoke(token: AccessToken) -> None:
     """From now on the token opens nothing, nor does the one it renewed."""
     now = timezone.now()
-    alive = token.user.access_tokens.filter(Q(revoked=None) | Q(revoked__gt=now))
-    alive.filter(Q(pk=token.pk) | Q(name=token.name, revoked__gt=now)).update(revoked=now)
+    with transaction.atomic():
+        # Who renews it at this very moment is waited for, and gets nothing by it.
+        current = AccessToken.objects.select_for_update().filter(pk=token.pk).first()
+        ended = Q(pk=token.pk) | Q(name=token.name, revoked__gt=now)
+        if current is not None and current.revoked is not None:
+            ended |= Q(name=token.name, revoked=None, created__gt=token.created)
+        alive = token.user.access_tokens.filter(Q(revoked=None) | Q(revoked__gt=now))
+        alive.filter(ended).update(revoked=now)
 
 
 def digest_of(text: str) -> str:

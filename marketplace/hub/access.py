@@ -43,7 +43,7 @@ def _visibility(body: dict[str, Any]) -> str | None:
     private = body.get("private")
     if private is None:
         return None
-    return Visibility.PRIVATE if private is True else Visibility.PUBLIC
+    return Visibility.PRIVATE if private else Visibility.PUBLIC
 
 
 def _access(body: dict[str, Any], row: Vector | Claim) -> str | None:
@@ -135,7 +135,8 @@ def ask(request: HttpRequest, caller: Caller, namespace: str, name: str) -> Http
     repository = find(f"{namespace}/{name}", caller)
     if not isinstance(repository, VectorRepository):
         raise bad_request(_("%(id)s needs no access.") % {"id": repository.id})
-    form = request.POST if request.POST else json_body(request)
+    is_form = request.content_type in ("multipart/form-data", "application/x-www-form-urlencoded")
+    form = request.POST if is_form else json_body(request)
     row = sharing.ask_access(
         repository.row, user=caller.user, reason=str(form.get("reason", "") or "")
     )

@@ -16,7 +16,7 @@ from vectors.models import Form, Foundation, Vector
 
 # A folder on somebody's machine: the tensors tell what it is.
 _LOCAL = re.compile(r"[./~\\].*|[A-Za-z]:.*|.*/.*/.*")
-CLOSE = 3  # names suggested
+CLOSE = 3  # names suggested, and unknown names for which others are: each costs a catalogue
 
 
 def find_base(name: str, caller: Caller) -> Foundation | None:
@@ -38,7 +38,8 @@ def check_card(content: str, caller: Caller) -> tuple[list[str], list[str]]:
     card = read_card(content)
     if card.problem:
         return [_("The front matter cannot be read: %(place)s.") % {"place": card.problem}], []
-    errors, warnings = [], []
+    errors: list[str] = []
+    warnings: list[str] = []
     for name in named_bases(card.data, {}):
         found = find_base(name, caller)
         if found is not None:
@@ -54,18 +55,18 @@ def check_card(content: str, caller: Caller) -> tuple[list[str], list[str]]:
                 % {"name": name[:200]}
             )
         else:
-            errors.append(_unknown(name, caller))
+            errors.append(_unknown(name, caller, suggest=len(errors) < CLOSE))
     return errors, warnings
 
 
-def _unknown(name: str, caller: Caller) -> str:
+def _unknown(name: str, caller: Caller, *, suggest: bool) -> str:
     vector = _vector_named(name, caller)
     if vector is not None:
         return _(
             "base_model: %(name)s is not a whole model but added to one. Name %(foundation)s."
         ) % {"name": vector.repo_id, "foundation": vector.foundation.repo_id}
     sentence = _("base_model: %(name)s is not here.") % {"name": name[:200]}
-    close = close_names(name, caller)
+    close = close_names(name, caller) if suggest else []
     if close:
         return f"{sentence} " + _("Close to it: %(names)s.") % {"names": ", ".join(close)}
     return f"{sentence} " + _("The foundations that are here are listed at /foundations.")

@@ -65,7 +65,7 @@ Line = Header | Inline | Pointer | Deleted
 
 def read_commit(body: Lines) -> Iterator[Line]:
     """The lines of a commit; the first is its Header. Raises Refusal naming line or file."""
-    number = 0
+    number, begun = 0, False
     while raw := body.readline(MAX_LINE + 1):
         number += 1
         if len(raw) > MAX_LINE or number > MAX_LINES:
@@ -81,10 +81,11 @@ def read_commit(body: Lines) -> Iterator[Line]:
         if not raw.strip():
             continue
         line = _line(raw, number)
-        if isinstance(line, Header) != (number == 1):
+        if isinstance(line, Header) == begun:
             raise Refusal(_("A commit begins with its header, and has one only."))
+        begun = True
         yield line
-    if number == 0:
+    if not begun:
         raise Refusal(_("The commit is empty: it has not even a header."))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from django.http import HttpResponse, JsonResponse
@@ -47,12 +48,13 @@ class Renamed(Exception):
         self.old, self.new = old, new
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # which make a header that no client reads
 _PLAIN = str.maketrans({"“": '"', "”": '"', "’": "'", "…": "...", "–": "-", "−": "-"})
 
 
 def header_text(sentence: str) -> str:
     """``sentence`` as a header may carry it: one line of Latin-1."""
-    line = " ".join(sentence.split()).translate(_PLAIN)
+    line = _CONTROL.sub("", " ".join(sentence.split())).translate(_PLAIN)
     return line.encode("latin-1", "backslashreplace").decode("latin-1")[:2000]
 
 

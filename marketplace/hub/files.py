@@ -98,5 +98,25 @@ def safetensors_header(file: HubFile) -> dict[str, Any]:
     length = int.from_bytes(start, "little")
     if not 2 <= length <= min(MAX_HEADER, file.size - 8):
         raise bad_request(_("%(file)s is no safetensors file.") % {"file": file.path})
-    header: dict[str, Any] = json.loads(b"".join(file.read(8, 8 + length)))
+    try:
+        header: Any = json.loads(b"".join(file.read(8, 8 + length)))
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise bad_request(_("%(file)s is no safetensors file.") % {"file": file.path})
     return header
+
+
+def shard_names(file: HubFile) -> tuple[dict[str, Any], list[str]]:
+    """The index of a sharded checkpoint, and its shards. Raises HubError 400 where it is none."""
+    index: Any = None
+    if file.size <= MAX_HEADER:
+        try:
+            index = json.loads(b"".join(file.read(0, file.size)))
+        except (ValueError, RecursionError):
+            index = None
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    names: list[Any] = list(shards.values()) if isinstance(shards, dict) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise bad_request(_("%(file)s is no safetensors file.") % {"file": file.path})
+    return index, sorted(set(names))

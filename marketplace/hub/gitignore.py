@@ -8,6 +8,7 @@ from functools import lru_cache
 
 MAX_TEXT = 64 << 10
 MAX_RULES = 500
+MAX_DEPTH = 12  # folders of a path that are looked at; a repository takes fewer
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ def is_ignored(path: str, text: str) -> bool:
     """Whether the .gitignore ``text`` leaves out ``path``. From an ignored folder nothing comes
     back."""
     rules = _rules(text[:MAX_TEXT])
-    parts = tuple(path.split("/"))
+    parts = tuple(path.split("/", MAX_DEPTH))
     for depth in range(1, len(parts) + 1):
         ignored = False
         for rule in rules:

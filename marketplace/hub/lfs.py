@@ -44,7 +44,8 @@ def batch(request: HttpRequest, caller: Caller, repo_id: str) -> HttpResponse:
         raise bad_request(_("`objects` must be a list of at most %d objects.") % MAX_OBJECTS)
     wanted = dict(_object(entry) for entry in objects)
     missing = {oid: size for oid, size in wanted.items() if possessed(caller.user, oid) is None}
-    parts = "multipart" in (body.get("transfers") or ["basic"])
+    transfers = body.get("transfers")
+    parts = isinstance(transfers, list) and "multipart" in transfers
     opened = _open(caller, missing)
     rows = [
         _instructions(request, oid, size, opened.get(oid), parts) for oid, size in wanted.items()

@@ -11,7 +11,7 @@ import base64
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.db.models import F, IntegerField, Q, Value
@@ -22,7 +22,7 @@ from django.utils.dateparse import parse_datetime
 from marketplace.hub.errors import bad_request
 from marketplace.hub.filters import Sides, narrowed
 from marketplace.hub.info import expanded, only
-from marketplace.hub.paging import link_to_next
+from marketplace.hub.paging import link_to_next, number_of
 from marketplace.hub.requests import Caller, hub_view
 from marketplace.hub.rows import FOUNDATION, VECTOR, rows_of
 from marketplace.hub.trending import trending_key
@@ -84,11 +84,10 @@ class Asked:
                 % {"known": ", ".join(_SORTS), "sort": sort[:60]}
             )
         more |= {"trendingScore"} if sort == "trendingScore" else set()
-        limit = get.get("limit", "")
         most = COSTLY_PAGE if more & {"cardData", "config", "safetensors"} else PAGE
-        size = min(int(limit), most) if limit.isdigit() and len(limit) < 10 else most
+        size = min(number_of(get.get("limit", "")) or most, most)
         after = _read(get.get("cursor", ""), sort)
-        return cls(sort, get.get("direction", "-1") != "1", size or most, after, expand, more)
+        return cls(sort, get.get("direction", "-1") != "1", size, after, expand, more)
 
 
 def _flag(get: QueryDict, name: str) -> bool:
@@ -131,9 +130,10 @@ def _read(text: str, sort: str) -> tuple[Any, int, int] | None:
     try:
         key, kind, row = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         if sort in ("createdAt", "lastModified"):
-            key = parse_datetime(key)
-        if key is None or key.__class__ not in (int, datetime):
+            moment = parse_datetime(key)
+            key = moment and moment.astimezone(UTC)
+        if not {each.__class__ for each in (key, kind, row)} <= {int, datetime}:
             raise ValueError(key)
-        return key, int(kind), int(row)
-    except (ValueError, TypeError, AttributeError) as error:
+        return key, kind, row
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise bad_request(_("This `cursor` is none of ours: begin again without it.")) from error

@@ -19,14 +19,18 @@ def page_of(
 ) -> JsonResponse:
     """One page of ``rows``: at most ``size``, or the ``limit`` of the address, from its ``cursor``
     on (a place in the list)."""
-    limit, cursor = request.GET.get("limit", ""), request.GET.get("cursor", "")
-    size = min(size, int(limit)) if limit.isdigit() and 0 < len(limit) < 12 and int(limit) else size
-    start = int(cursor) if cursor.isdigit() and len(cursor) < 12 else 0
+    size = min(size, number_of(request.GET.get("limit", "")) or size)
+    start = number_of(request.GET.get("cursor", ""))
     found = list(rows[start : start + size + 1])
     response = JsonResponse([told(row) for row in found[:size]], safe=False)
     if len(found) > size:
         response.headers["Link"] = link_to_next(request, str(start + size))
     return response
+
+
+def number_of(text: str) -> int:
+    """A number as addresses write it; 0 for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0
 
 
 def link_to_next(request: HttpRequest, cursor: str) -> str:

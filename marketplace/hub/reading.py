@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,15 +14,21 @@ from django.http import (
 )
 
 from marketplace.hub.counting import counted
-from marketplace.hub.errors import HubError, bad_request, entry_not_found
-from marketplace.hub.files import HubFile, git_sha1, safetensors_header
+from marketplace.hub.errors import HubError, entry_not_found
+from marketplace.hub.files import HubFile, git_sha1, safetensors_header, shard_names
 from marketplace.hub.info import expanded, info_of, iso
 from marketplace.hub.paging import page_of
 from marketplace.hub.repositories import MAIN, Repository, Snapshot, at, find, split_revision
-from marketplace.hub.requests import Caller, check_scope, endpoint, hub_view, segments_of
+from marketplace.hub.requests import (
+    Caller,
+    check_scope,
+    endpoint,
+    hub_view,
+    json_body,
+    segments_of,
+)
 from marketplace.models import Scope
 from vectors.downloads import ranged_response
-from vectors.errors import _
 from vectors.views import content_type_of
 
 TREE_PAGE = 1000
@@ -50,9 +55,7 @@ def tree(request: HttpRequest, caller: Caller, repo_id: str, rest: str) -> HttpR
     rows = list(_entries(snapshot, folder.strip("/"), recursive))
     if folder.strip("/") and not rows:
         raise entry_not_found(repository.id, folder, snapshot.commit)
-    if request.GET.get("expand", "").lower() in ("1", "true"):
-        rows = [{**row, "lastCommit": _last_commit(snapshot)} for row in rows]
-    return page_of(request, rows, TREE_PAGE)
+    return page_of(request, _told_more(rows, snapshot, request.GET.get("expand", "")), TREE_PAGE)
 
 
 @hub_view("POST")
@@ -60,11 +63,10 @@ def paths_info(request: HttpRequest, caller: Caller, repo_id: str, rev: str) -> 
     """``POST /api/models/{id}/paths-info/{rev}``: the entries of the paths asked for."""
     repository = find(repo_id, caller)
     snapshot = at(repository, rev)
-    wanted = _wanted_paths(request)
+    wanted, expand = _wanted_paths(request)
     rows = {row["path"]: row for row in _entries(snapshot, "", recursive=True)}
-    return JsonResponse(
-        [rows[path.strip("/")] for path in wanted if path.strip("/") in rows], safe=False
-    )
+    found = [rows[path.strip("/")] for path in wanted if path.strip("/") in rows]
+    return JsonResponse(_told_more(found, snapshot, expand), safe=False)
 
 
 @hub_view("GET", "HEAD")
@@ -124,13 +126,14 @@ def safetensors_metadata(
         raise entry_not_found(repository.id, path, snapshot.commit)
     if not path.endswith(".json"):
         return JsonResponse({"index": None, "headers": {path: safetensors_header(file)}})
-    index = json.loads(b"".join(file.read(0, file.size)))
+    index, names = shard_names(file)
     folder = path.rpartition("/")[0]
-    shards = {
-        name: snapshot.files[f"{folder}/{name}".lstrip("/")]
-        for name in sorted(set(index.get("weight_map", {}).values()))
-    }
-    headers = {name: safetensors_header(shard) for name, shard in shards.items()}
+    headers = {}
+    for name in names:
+        shard = snapshot.files.get(f"{folder}/{name}".lstrip("/"))
+        if shard is None:
+            raise entry_not_found(repository.id, name, snapshot.commit)
+        headers[name] = safetensors_header(shard)
     return JsonResponse({"index": index, "headers": headers})
 
 
@@ -202,15 +205,14 @@ def check_readable(request: HttpRequest, repository: Repository, snapshot: Snaps
         raise
 
 
-def _wanted_paths(request: HttpRequest) -> list[str]:
+def _wanted_paths(request: HttpRequest) -> tuple[list[str], object]:
+    """The paths that are asked for, and whether more is to be told of them."""
     if request.content_type == "application/json":
-        try:
-            body = json.loads(request.body)
-        except ValueError as error:
-            raise bad_request(_("The request's body is not JSON.")) from error
-        paths = body.get("paths") if isinstance(body, dict) else None
-        return [path for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
-    return request.POST.getlist("paths")
+        body = json_body(request)
+        paths = body.get("paths")
+        named = paths if isinstance(paths, list) else []
+        return [path for path in named if isinstance(path, str)], body.get("expand")
+    return request.POST.getlist("paths"), request.POST.get("expand")
 
 
 def _entries(snapshot: Snapshot, folder: str, recursive: bool) -> Iterator[dict[str, Any]]:
@@ -227,6 +229,15 @@ def _entries(snapshot: Snapshot, folder: str, recursive: bool) -> Iterator[dict[
                 yield {"type": "directory", "path": above, "size": 0, "oid": _folder_oid(above)}
         if recursive or len(parts) == 1:
             yield file.entry()
+
+
+def _told_more(
+    rows: list[dict[str, Any]], snapshot: Snapshot, expand: object
+) -> list[dict[str, Any]]:
+    """The entries; with their last commit where ``expand`` asks for it."""
+    if str(expand).lower() not in ("1", "true"):
+        return rows
+    return [{**row, "lastCommit": _last_commit(snapshot)} for row in rows]
 
 
 def _folder_oid(path: str) -> str:

@@ -100,7 +100,7 @@ def split_revision(repository: Repository, segments: list[str]) -> tuple[str, st
     An encoded slash stays inside one segment; where only the decoded address is known the longest
     name that fits counts.
     """
-    if len(segments) > 1 and "/" not in segments[0]:
+    if len(segments) > 2 and "/" not in segments[0]:
         names = repository.names()
         for length in range(min(len(segments) - 1, 8), 1, -1):
             name = "/".join(segments[:length])
@@ -152,6 +152,10 @@ GATED: dict[str, str | bool] = {
 }
 
 
+# Of a version: much text that no commit tells, and every request reads all versions.
+_UNTOLD = ("card", "draft", "verdict", "layers", "sigil", "abilities", "examples", "refusal")
+
+
 class VectorRepository:
     """A vector: a commit for each version the caller sees, and for its owner each push."""
 
@@ -167,7 +171,7 @@ class VectorRepository:
         rows = self.row.versions.exclude(state=Version.State.REFUSED).exclude(
             commit="", number=None
         )
-        versions = list(rows.order_by("-pk").select_related("owner"))
+        versions = list(rows.order_by("-pk").select_related("owner").defer(*_UNTOLD))
         for version in versions:
             version.vector = self.row
         return seen_of(self.caller.user, self.row, versions)
@@ -300,7 +304,10 @@ def _candidates(namespace: str, name: str, caller: Caller) -> Iterator[Repositor
     foundation = Foundation.objects.filter(**key).defer("manifest", "card_html").first()
     if foundation is not None:
         yield FoundationRepository(foundation, caller)
-    vector = Vector.objects.filter(**key).select_related("owner", "current", "foundation").first()
+    vectors = Vector.objects.select_related("owner", "current", "foundation")
+    # As it is written first: an index knows that, and for other cases all vectors are looked at.
+    exact = vectors.filter(namespace=namespace, name=name).first()
+    vector = exact or vectors.filter(**key).first()
     if vector is not None and vector.current is not None:
         vector.current.vector = vector
         if may_see(caller.user, vector.current):

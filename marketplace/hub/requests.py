@@ -25,6 +25,8 @@ from vectors.tensorfile.errors import Problem
 
 P = ParamSpec("P")
 ANYBODY = ""  # the scope of routes that ask for no token
+# Half of a surrogate pair, or NUL, in JSON: names that no database looks up.
+_UNSTORABLE = re.compile(r"[\ud800-\udfff]|(?<!\\)(?:\\\\)*\\u0000")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ def hub_view(
                         headers={"Allow": ", ".join(methods)},
                     )
                 caller, told = _admit(request)
+                if "\0" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
+                    # Nothing is called so, and PostgreSQL would not even look.
+                    raise HubError(404, _("There is nothing of the kind here."))
                 check_scope(caller, scope)
                 try:
                     response = view(request, caller, *args, **kwargs)
@@ -176,6 +181,8 @@ def json_body(request: HttpRequest) -> dict[str, Any]:
     """The JSON object that the request carries. Raises HubError 400."""
     try:
         body = json.loads(request.body or b"{}")
+        if _UNSTORABLE.search(json.dumps(body, ensure_ascii=False)):
+            raise ValueError("half a character, or none")
     except (ValueError, RecursionError) as error:
         raise bad_request(_("The request's body is not JSON.")) from error
     if not isinstance(body, dict):
@@ -184,16 +191,20 @@ def json_body(request: HttpRequest) -> dict[str, Any]:
 
 
 def segments_of(request: HttpRequest, decoded: str, skipped: int) -> list[str]:
-    """The address from its segment ``skipped`` on, each segment decoded by itself.
+    """The address without its first ``skipped`` words, each segment decoded by itself.
 
     ``feat%2Fx/config.json`` is a revision and a file, which only the address as it was sent can
-    tell. Servers without it (WSGI) give ``decoded``, split where it has slashes.
+    tell. Servers without it (WSGI) give ``decoded``, split where it has slashes. The words before
+    may be joined by encoded slashes too: ``ann%2Fspam-filter``.
     """
     raw = getattr(request, "scope", {}).get("raw_path") if hasattr(request, "scope") else None
     if not raw:
         return decoded.split("/")
     path = raw.decode("latin-1").partition("?")[0]
-    return [unquote(segment) for segment in path.lstrip("/").split("/")[skipped:]]
+    segments = [unquote(segment) for segment in path.lstrip("/").split("/")]
+    while skipped > 0 and segments:
+        skipped -= 1 + segments.pop(0).count("/")
+    return segments if segments and skipped == 0 else decoded.split("/")
 
 
 def endpoint(request: HttpRequest) -> str:

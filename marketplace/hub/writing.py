@@ -15,7 +15,15 @@ from django.shortcuts import redirect
 from django.urls import reverse
 
 from marketplace.hub.bases import find_base
-from marketplace.hub.commit_body import Deleted, Header, Inline, Line, Pointer, read_commit
+from marketplace.hub.commit_body import (
+    MAX_INLINE,
+    Deleted,
+    Header,
+    Inline,
+    Line,
+    Pointer,
+    read_commit,
+)
 from marketplace.hub.errors import (
     HubError,
     bad_request,
@@ -216,14 +224,16 @@ def _changes(
             continue
         check_kind(check_path(line.path))
         added.add(line.path)
-        yield Put(line.path, _bytes_of(line, caller))
+        yield Put(line.path, _bytes_of(line, caller, head))
 
 
-def _bytes_of(line: Inline | Pointer, caller: Caller) -> str:
+def _bytes_of(line: Inline | Pointer, caller: Caller, head: Snapshot) -> str:
     """The hash of the blob that the line names or brings."""
-    if isinstance(line, Inline):
+    content = line.content if isinstance(line, Inline) else _written(line, head)
+    if content is not None:
         with transaction.atomic():
-            return store_bytes(line.content).pk
+            return store_bytes(content).pk
+    assert isinstance(line, Pointer)
     blob = possessed(caller.user, line.sha256)
     if blob is None:
         raise Refusal(
@@ -231,6 +241,15 @@ def _bytes_of(line: Inline | Pointer, caller: Caller) -> str:
             file=line.path,
         )
     return blob.pk
+
+
+def _written(line: Pointer, head: Snapshot) -> bytes | None:
+    """The bytes of a file that is handed out otherwise than it is kept, of which clients ask for a
+    copy by the hash that they were told."""
+    for file in head.files.values():
+        if file.sha256 == line.sha256 and file.blob is None and file.size <= MAX_INLINE:
+            return b"".join(file.read(0, file.size))
+    return None
 
 
 def _nothing_to_delete(repository: Repository, path: str, head: Snapshot) -> HubError:

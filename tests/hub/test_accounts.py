@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core import signing
 from django.test import Client
 from django.utils import timezone
 
 from marketplace.accounts import devices
-from marketplace.accounts.tokens import find_token, make_token
+from marketplace.accounts.tokens import find_token, make_token, revoke
 from marketplace.models import AccessToken, DeviceLogin
 from tests.hub import stock
 from tests.people import client_of
@@ -199,6 +200,19 @@ def test_a_sign_in_is_renewed_once_and_ends_when_revoked(owner: User) -> None:
     for granted in (first, second, third):
         assert whoami(granted["access_token"]).status_code == 401
     assert renew({"refresh_token": f"{third['refresh_token']}x"})["error"] == "invalid_grant"
+
+
+def test_a_renewal_while_it_is_revoked_opens_nothing(owner: User) -> None:
+    _text, seen = make_token(user=owner, name="laptop", scope="write")
+    _other, kept = make_token(user=owner, name="server", scope="write")
+    renewed = devices.renew_token(signing.dumps(seen.pk, salt=devices.SALT))
+    assert find_token(renewed["access_token"]) is not None
+    revoke(seen)  # read from the database before the renewal
+    assert find_token(renewed["access_token"]) is None
+    with pytest.raises(devices.OAuthError):
+        devices.renew_token(renewed["refresh_token"])
+    kept.refresh_from_db()
+    assert kept.revoked is None
 
 
 def test_sign_ins_from_one_address_are_limited(owner_client: Client) -> None:

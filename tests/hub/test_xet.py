@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core import signing
 from django.core.cache import cache
 from django.test import Client, override_settings
+from django.utils import timezone
 
+from marketplace.accounts import devices
 from marketplace.accounts.tokens import make_token, revoke
 from marketplace.hub.xet import ingest as ingesting
 from marketplace.hub.xet import spool
@@ -25,7 +28,7 @@ from marketplace.hub.xet.shards import ShardFile, read_shard
 from marketplace.models import AccessToken
 from tests.hub import stock, xet
 from tests.vectors.conftest import any_storage, local_storage, s3_bucket, s3_endpoint, s3_storage
-from vectors import uploads
+from vectors import claims, uploads
 from vectors.errors import Refusal
 from vectors.models import Blob, Claim, Upload
 from vectors.storage.base import Storage
@@ -242,6 +245,23 @@ def test_a_token_ends_with_time_and_with_what_it_stands_for(
     assert sender.xorb().status_code == 200
     revoke(AccessToken.objects.get(pk=sender.row.pk))
     assert sender.xorb().status_code == 401
+
+
+def test_a_renewed_token_goes_on_for_a_while(sender: Sender) -> None:
+    """Another process on the same machine renews it while this one uploads."""
+    devices.renew_token(signing.dumps(sender.row.pk, salt=devices.SALT))
+    sender.push()
+    AccessToken.objects.filter(pk=sender.row.pk).update(revoked=timezone.now())
+    assert sender.xorb().status_code == 401
+
+
+def test_a_repository_that_is_renamed_meanwhile_takes_the_files(owner: User) -> None:
+    vector = stock.vector("olive/law", owner, stock.foundation("lab/tiny"))
+    sender = Sender(owner, repo_id="olive/law").begin()
+    sender.xorb()
+    claims.rename(vector, name="order")
+    assert sender.shard(whole(DATA)).json() == {"result": 1}
+    assert stored(DATA)
 
 
 def test_a_repository_that_is_gone_takes_no_files(sender: Sender) -> None:

@@ -9,10 +9,9 @@ import time
 from dataclasses import dataclass
 
 from django.core import signing
-from django.db.models import Q
-from django.utils import timezone
 
-from marketplace.hub.errors import HubError, bad_token
+from marketplace.accounts.tokens import live_tokens
+from marketplace.hub.errors import HubError, Renamed, bad_token
 from marketplace.hub.repositories import find
 from marketplace.hub.requests import Caller
 from marketplace.models import AccessToken, Scope
@@ -31,7 +30,11 @@ class Permit:
 
     def check_repository(self) -> None:
         """Raise HubError when the repository is gone, or may no longer be pushed to."""
-        find(self.repo_id, self.caller).check_writable()
+        try:
+            repository = find(self.repo_id, self.caller)
+        except Renamed as renamed:  # since the token was made
+            repository = find(renamed.new, self.caller)
+        repository.check_writable()
 
 
 def make_permit(token: AccessToken, repo_id: str) -> tuple[str, int]:
@@ -48,12 +51,7 @@ def read_permit(text: str) -> Permit:
         raise HubError(401, _("This upload token has expired. Ask for the next one.")) from error
     except signing.BadSignature as error:
         raise bad_token() from error
-    live = Q(expires=None) | Q(expires__gt=timezone.now())
-    token = (
-        AccessToken.objects.select_related("user")
-        .filter(live, pk=token_pk, revoked=None, scope=Scope.WRITE, user__is_active=True)
-        .first()
-    )
+    token = live_tokens().filter(pk=token_pk, scope=Scope.WRITE, user__is_active=True).first()
     if token is None:
         raise bad_token()
     return Permit(Caller(token.user, token), repo_id)

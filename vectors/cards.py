@@ -11,7 +11,6 @@ import yaml
 from markdown_it import MarkdownIt
 
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*$\r?\n?", re.S | re.M)
-_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 MAX_CARD = 500_000
 # Counts up whenever ``render`` makes other HTML of the same card: what is kept is drawn anew then.
 RENDERER = 1

@@ -218,7 +218,7 @@ def number(text: str) -> Decimal:
         value = Decimal(text.strip().replace("−", "-").replace(",", "."))
     except InvalidOperation:
         return Decimal(1)
-    if not value.is_finite() or abs(value) > LIMIT:
+    if not value.is_finite() or not -LIMIT <= value <= LIMIT:
         return Decimal(1)
     return round(value, 4).normalize() + 0
 

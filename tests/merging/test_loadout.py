@@ -68,10 +68,16 @@ def test_what_slots_cannot_show_stays_as_it_was_typed() -> None:
     assert not state.slots
 
 
-@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "1e999", "1000", "0x10"])
+@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "1e999", "1e999999999", "1000", "0x10"])
 def test_a_number_that_is_none_is_one(text: str) -> None:
     state = Loadout.from_query(QueryDict(f"v=ann/a&c={text}"))
     assert state.slots[0].coefficient == 1
+
+
+@pytest.mark.parametrize("text", ["inf", "1e999", "nan", "9" * 400])
+def test_a_parameter_that_is_no_number_is_left_out(text: str) -> None:
+    state = Loadout.from_query(QueryDict(f"v=ann/a&method=ramplus_tl&p_r={text}"))
+    assert state.formula() == "ramplus_tl(ann/a)"
 
 
 @pytest.fixture
@@ -129,6 +135,23 @@ def test_each_button_changes_one_thing_and_keeps_the_rest(shop: Foundation, clie
     for odd in ("negate:9", "remove:x", "nonsense", "add:", "remove:-1"):
         assert press(client, odd, query).status_code == 302, odd
     assert state_after(press(client, "remove:9", query)) == before
+
+
+@database
+@pytest.mark.parametrize("number", ["²", "９", "9" * 5000, "-1", "x", ""])
+def test_a_button_of_a_slot_there_is_not_changes_nothing(
+    shop: Foundation, client: Client, number: str
+) -> None:
+    for verb in ("remove", "negate"):
+        answer = client.post("/loadout", {"v": "olive/law", "c": "1", "do": f"{verb}:{number}"})
+        assert state_after(answer).slots == (Slot("olive/law"),)
+
+
+@database
+def test_an_address_too_long_to_read_is_a_bad_request(shop: Foundation, client: Client) -> None:
+    answer = client.get("/loadout", {"v": ["olive/law"] * 1001})
+    assert answer.status_code == 400
+    assert "This request cannot be read" in answer.content.decode()
 
 
 @database

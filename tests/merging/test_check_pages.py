@@ -39,6 +39,7 @@ from merging.templatetags.checks import verified_together
 from tests.engine.models import foundation as make_state
 from tests.engine.models import tuned
 from tests.people import client_of
+from vectors.claims import rename
 from vectors.importing import add_foundation, add_vector
 from vectors.leases import JobState
 from vectors.models import Access, Foundation, Grant, Vector, Visibility
@@ -331,6 +332,19 @@ def test_probes_of_a_private_vector_are_shown_to_who_may_know_of_it(
         each["name"] for group in table_of(job, row, owner)["groups"] for each in group["rows"]
     ]
     assert names == ["law", "mood", "news"]
+
+
+@pytest.mark.parametrize("name", ["ancient", "News"])
+def test_probes_of_a_vector_that_was_renamed_are_as_private(
+    name: str, row: EquippedModel, vectors: dict[str, Vector], owner: User, client: Client
+) -> None:
+    job = measured(row, GOOD, vectors["news"].current)
+    rename(vectors["news"], name=name)
+    assert "news v1" in page(client, row)
+    Vector.objects.filter(name=name).update(visibility=Visibility.PRIVATE)
+    assert "news" not in page(client, row)
+    groups = table_of(job, row, owner)["groups"]
+    assert [each["name"] for group in groups for each in group["rows"]] == ["law", "mood", "news"]
 
 
 # --- the table -------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from merging.loadout import Loadout
 from merging.models import EquippedModel
 from merging.reopening import loadout_url
 from merging.services import equip_expression
+from merging.sweep_context import SHOWN
 from merging.templatetags.checks import verified_together
 from tests.engine.models import foundation as make_state
 from tests.engine.models import tuned
@@ -533,6 +534,19 @@ def swept(row: EquippedModel) -> CoefficientSweep:
             "problems": [],
         },
     )
+
+
+def test_a_sweep_is_shown_however_many_came_after_it(
+    row: EquippedModel, swept: CoefficientSweep, client: Client
+) -> None:
+    for number in range(SHOWN):
+        CoefficientSweep.objects.create(
+            equipped=row, key=f"{number}" * 64, settings=[["0.1", "0.1"], ["0.2", "0.2"]]
+        )
+    assert "swept" in page(client, row, "?sweep=abababababab")
+    assert "swept" not in page(client, row, "?sweep=0000"), "it has not run yet"
+    for unknown in ("ffff", "%25", "%00"):
+        assert page(client, row, f"?sweep={unknown}")
 
 
 def test_a_sweep_is_a_picture_and_a_table_and_its_best_opens_as_a_loadout(

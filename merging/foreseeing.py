@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -10,11 +11,12 @@ from django.utils.translation import gettext
 
 from merging.engine.expression import parse_expression
 from merging.forecasts import forecast_recipe
-from merging.licences import Mix, licence_of_mix
+from merging.licences import Mix, licence_of_mix, licences_of
 from merging.loadout import Loadout
 from merging.naming import find_version, is_foundation
+from vectors.access import owns
 from vectors.errors import explain
-from vectors.models import Foundation, Vector, Version
+from vectors.models import Foundation, Version
 from vectors.tensorfile.errors import Problem
 
 # From which cosine on a cell of the heatmap is darker: four steps to each side.
@@ -91,15 +93,20 @@ def forecast_context(
     }
 
 
-def mix_of(foundation: Foundation | None, target: Version | None, terms: Terms) -> Mix | None:
-    """The licence of the mix; None while there is none."""
+def mix_of(
+    foundation: Foundation | None, target: Version | None, terms: Terms, user: Any
+) -> Mix | None:
+    """The licence of the mix; None while there is none. Refused is what equipping it refuses: what
+    is one's own, one may mix as one likes."""
     if foundation is None or not terms:
         return None
-    vectors = [version.vector for version, _coefficient in terms]
-    owners: list[Foundation | Vector | None] = [foundation, target.vector if target else None]
-    return licence_of_mix(
-        [(each.repo_id, each.license) for each in [*owners, *vectors] if each is not None]
-    )
+    versions = [*([target] if target else []), *(version for version, _coefficient in terms)]
+    mix = licence_of_mix(licences_of(foundation, versions))
+    if mix.status == "refused":
+        others = [version for version in versions if not owns(user, version)]
+        if licence_of_mix(licences_of(foundation, others)).status != "refused":
+            return replace(mix, status="labelled")
+    return mix
 
 
 def _label(version: Version | None) -> str:

@@ -20,7 +20,7 @@ from merging.engine.methods import get_method
 from merging.engine.notation import document_of_recipe
 from merging.engine.recipe import Recipe, make_recipe, recipe_from_json
 from merging.engine.rules import Rule
-from merging.licences import licence_of_mix
+from merging.licences import licence_of_mix, licences_of
 from merging.models import SLUG_DIGITS, Equip, EquippedModel, EquippedTerm
 from merging.naming import (
     NotGranted,
@@ -226,11 +226,9 @@ def _check_licences(
     foundation: Foundation, target: Version | None, versions: Sequence[Version], user: Any
 ) -> None:
     """Refuse a mix that a licence forbids. What is one's own, one may mix as one likes."""
-    parts = [(foundation.repo_id, foundation.license)]
-    for version in [*([target] if target else []), *versions]:
-        if version.vector is not None and not owns(user, version):
-            parts.append((version.vector.repo_id, version.vector.license))
-    mix = licence_of_mix(parts)
+    every = [*([target] if target else []), *versions]
+    others = [version for version in every if not owns(user, version)]
+    mix = licence_of_mix(licences_of(foundation, others))
     if mix.status == "refused":
         raise RecipeError(mix.reasons[0].template, **mix.reasons[0].params)
 

@@ -378,5 +378,9 @@ def test_a_mix_that_a_licence_forbids_is_refused(
     press(client, "equip", query)
     assert not EquippedModel.objects.exists()
     assert "allows no derived works" in client.get("/loadout").content.decode()
+    page = owner_client.get(f"/loadout?{query}").content.decode()
+    assert "This mix is not allowed" not in page
+    assert not re.search(r'value="equip"[^>]* aria-disabled', page)
+    assert "Not to be passed on as it is" in page
     press(owner_client, "equip", query)
     assert EquippedModel.objects.exists(), "what is one's own, one may mix as one likes"

@@ -10,6 +10,7 @@ from typing import Any
 from django.utils.translation import gettext
 
 from merging.engine.expression import parse_expression
+from merging.engine.recipe import MAX_TERMS
 from merging.forecasts import forecast_recipe
 from merging.licences import Mix, licence_of_mix, licences_of
 from merging.loadout import Loadout
@@ -58,6 +59,8 @@ def named(state: Loadout) -> list[tuple[str, Decimal]]:
         parsed = parse_expression(state.typed)
     except Problem:
         return []
+    if len(parsed.summands) > MAX_TERMS:
+        return []  # each name asks the database, each pair is compared; no recipe has so many
     return [
         (each.name, each.coefficient)
         for each in parsed.summands

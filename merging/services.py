@@ -269,7 +269,11 @@ def count_equip(row: EquippedModel, *, user: Any, visit: str) -> None:
         key = "" if account else visit[:64]
         if Equip.objects.filter(equipped=row, user=account, visit=key).exists():
             return
-        Equip.objects.create(equipped=row, user=account, visit=key)
+        try:
+            with transaction.atomic():
+                Equip.objects.create(equipped=row, user=account, visit=key)
+        except IntegrityError:
+            return  # the button was pressed twice
         EquippedModel.objects.filter(pk=row.pk).update(equips=F("equips") + 1)
         vectors = [term.version.vector_id for term in row.terms.select_related("version")]
         Vector.objects.filter(pk__in=[pk for pk in vectors if pk]).update(equips=F("equips") + 1)

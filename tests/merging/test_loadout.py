@@ -11,6 +11,7 @@ import pytest
 import torch
 from django.contrib.auth.models import User
 from django.db import connection
+from django.db.models import QuerySet
 from django.http import HttpResponse, QueryDict
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from merging.engine.methods import METHODS
 from merging.loadout import Analogy, Loadout, Slot, read_formula
 from merging.models import EquippedModel, SavedLoadout
+from merging.services import count_equip, equip_expression
 from tests.engine.models import foundation as make_state
 from tests.engine.models import tuned
 from tests.vectors.test_shop import folder_with
@@ -208,6 +210,17 @@ def strip_of(page: str) -> list[str]:
 
 
 @database
+def test_a_typed_sum_of_hundreds_is_not_looked_into(shop: Foundation, client: Client) -> None:
+    for names in ("olive/law " * 250, "".join(f"a{number} " for number in range(700))):
+        typed = "+".join(names.split())[:4000].rstrip("+a")
+        with CaptureQueriesContext(connection) as queries:
+            answer = client.get("/loadout/forecast", {"typed": typed})
+        assert answer.status_code == 200
+        assert len(queries) < 20
+        assert "Each against each" not in answer.content.decode()
+
+
+@database
 def test_the_strip_of_the_sum_follows_the_coefficients(shop: Foundation, client: Client) -> None:
     def bars(query: str, path: str = "/loadout/forecast") -> list[str]:
         return strip_of(client.get(f"{path}?on=lab/tiny&{query}").content.decode())
@@ -365,6 +378,18 @@ def test_a_loadout_is_kept_under_an_address_of_its_own(
     assert SavedLoadout.objects.count() == 1
     assert owner_client.post(f"{address}/delete").status_code == 302
     assert owner_client.get(address).status_code == 404
+
+
+@database
+def test_a_button_that_is_pressed_twice_counts_once(
+    shop: Foundation, owner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = equip_expression("olive/law", on="", user=owner)
+    monkeypatch.setattr(QuerySet, "exists", lambda _rows: False)  # neither sees the other
+    for _press in range(2):
+        count_equip(row, user=owner, visit="")
+    row.refresh_from_db()
+    assert (row.equips, Vector.objects.get(name="law").equips) == (1, 1)
 
 
 @database

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AnonymousUser, User
 from django.db import connection
 from django.db.models import QuerySet
 from django.http import HttpResponse, QueryDict
@@ -18,9 +18,11 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from merging.engine.errors import RecipeError
 from merging.engine.methods import METHODS
 from merging.loadout import Analogy, Loadout, Slot, read_formula
 from merging.models import EquippedModel, SavedLoadout
+from merging.naming import find_target, is_foundation
 from merging.services import count_equip, equip_expression
 from tests.engine.models import foundation as make_state
 from tests.engine.models import tuned
@@ -31,6 +33,7 @@ from vectors.models import Foundation, Grant, Sketch, Vector, Visibility
 words = st.text("abz09-", min_size=1, max_size=9).map(lambda text: f"a{text}z")
 names = st.tuples(words, words).map("/".join)
 coefficients = st.decimals(-100, 100, places=2).map(lambda value: value.normalize() + 0)
+letters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 slots = st.builds(Slot, names, coefficients, st.booleans())
 
 
@@ -40,7 +43,7 @@ slots = st.builds(Slot, names, coefficients, st.booleans())
     chosen=st.lists(slots, max_size=5, unique_by=lambda slot: slot.name),
     analogy=st.builds(Analogy, names, names, names, coefficients) | st.just(Analogy()),
     method=st.sampled_from(sorted(METHODS)),
-    name=st.text(max_size=20).map(str.strip),
+    name=st.text(letters, max_size=20).map(str.strip),
 )
 def test_a_link_is_the_whole_loadout(
     on: str, chosen: list[Slot], analogy: Analogy, method: str, name: str
@@ -154,6 +157,20 @@ def test_an_address_too_long_to_read_is_a_bad_request(shop: Foundation, client: 
     answer = client.get("/loadout", {"v": ["olive/law"] * 1001})
     assert answer.status_code == 400
     assert "This request cannot be read" in answer.content.decode()
+
+
+@database
+def test_no_database_is_asked_for_the_character_0(shop: Foundation, client: Client) -> None:
+    """PostgreSQL refuses it, and an address may say it."""
+    state = Loadout.from_query(QueryDict("v=a%00b&on=a%00b&name=a%00b&ac=a%00b&ab=a&aa=%00"))
+    assert "\0" not in repr(state)
+    assert (state.on, state.name, state.slots[0].name) == ("ab", "ab", "ab")
+    with CaptureQueriesContext(connection) as queries:
+        for name in ("a\0b", "ann/a\0b"):
+            with pytest.raises(RecipeError):
+                find_target(name, AnonymousUser())
+            assert not is_foundation(name)
+    assert not queries.captured_queries
 
 
 @database

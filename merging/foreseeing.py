@@ -10,6 +10,7 @@ from typing import Any
 from django.utils.translation import gettext
 
 from merging.engine.expression import parse_expression
+from merging.engine.methods import get_method
 from merging.engine.recipe import MAX_TERMS
 from merging.forecasts import forecast_recipe
 from merging.licences import Mix, licence_of_mix, licences_of
@@ -22,6 +23,7 @@ from vectors.tensorfile.errors import Problem
 
 # From which cosine on a cell of the heatmap is darker: four steps to each side.
 STEPS = (0.05, 0.15, 0.3, 0.5)
+PLAIN = ("task_arithmetic", "linear")  # methods that are a sum, with one factor on all of it
 RANK = ("contradiction", "duplicate", "related", "independent")
 
 Found = Mapping[str, Version | Problem]
@@ -52,20 +54,37 @@ def versions_of(state: Loadout, foundation: Foundation | None, found: Found) -> 
 
 
 def named(state: Loadout) -> list[tuple[str, Decimal]]:
-    """What the loadout adds, by name, typed or in slots."""
+    """What the loadout adds, by name, typed or in slots, as much of each as the sum has in the
+    end."""
     if not state.typed:
-        return state.terms()
+        return _scaled(state.terms(), state.method, state.parameters)
     try:
         parsed = parse_expression(state.typed)
     except Problem:
         return []
     if len(parsed.summands) > MAX_TERMS:
         return []  # each name asks the database, each pair is compared; no recipe has so many
-    return [
+    terms = [
         (each.name, each.coefficient)
         for each in parsed.summands
         if each.coefficient and not is_foundation(each.name)
     ]
+    return _scaled(terms, parsed.method, parsed.parameters)
+
+
+def _scaled(
+    terms: list[tuple[str, Decimal]], method: str, parameters: Mapping[str, Any]
+) -> list[tuple[str, Decimal]]:
+    """``terms`` with what a plain sum is multiplied with as a whole. Of other methods the forecast
+    is about the plain sum with the terms' own coefficients."""
+    if method not in PLAIN:
+        return terms
+    said = {each.name: each.default for each in get_method(method).parameters} | dict(parameters)
+    factor, total = said.get("lambda", 1), sum(coefficient for _name, coefficient in terms)
+    if not isinstance(factor, int | float):
+        return terms  # another one for each layer
+    by = total if said["normalize"] is True and total else Decimal(1)
+    return [(name, coefficient * Decimal(str(factor)) / by) for name, coefficient in terms]
 
 
 def forecast_context(

@@ -220,6 +220,26 @@ def test_the_forecast_follows_the_query(shop: Foundation, client: Client) -> Non
     assert "lab/tiny + 0.5*olive/law" in opposite
 
 
+@database
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("v=olive/law&c=0.5&v=olive/mood&c=0.5", "v=olive/law&c=1&v=olive/mood&c=1&p_lambda=0.5"),
+        ("v=olive/law&c=0.5&v=olive/mood&c=0.5", "v=olive/law&c=1&v=olive/mood&c=1&method=linear"),
+        ("v=olive/law&c=0.75", "typed=task_arithmetic(olive/law, lambda=0.75)"),
+        ("v=olive/law&c=1", "v=olive/law&c=4&p_normalize=true"),
+    ],
+)
+def test_the_size_is_that_of_the_sum_as_it_is_computed(
+    one: str, other: str, shop: Foundation, client: Client
+) -> None:
+    sizes = []
+    for query in (one, other):
+        page = client.get(f"/loadout/forecast?on=lab/tiny&{query}").content.decode()
+        sizes.append(re.findall(r'size-meter"[^>]* value="([\d.]+)"', page))
+    assert sizes[0] == sizes[1] != []
+
+
 def strip_of(page: str) -> list[str]:
     """The bars of the sum's strip, as they are read aloud."""
     (strip,) = re.findall(r'aria-label="Strength of the sum per layer">(.*?)</ol>', page, re.DOTALL)

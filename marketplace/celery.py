@@ -36,11 +36,12 @@ _stop = threading.Event()
 
 
 def sweep_once() -> None:
-    """Beat, sweep, measure again, drop what has expired; an error is logged, and the next round
-    tries again."""
+    """Beat, sweep, measure again, drop what has expired or has no room; an error is logged, and
+    the next round tries again."""
     from django.db import connections
 
     from marketplace.hub.xet import spool
+    from merging.builds import keep_to_room
     from merging.checks.services import retry_measurements
     from vectors import claims, leases, uploads
 
@@ -48,6 +49,7 @@ def sweep_once() -> None:
         leases.beat,
         leases.sweep_all,
         retry_measurements,
+        keep_to_room,
         uploads.expire_uploads,
         claims.expire_claims,
         spool.sweep,

@@ -10,6 +10,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
+from merging.build_context import ready_among
 from merging.formula import target_part, term_part
 from merging.models import EquippedModel
 from merging.views import formula_parts
@@ -65,14 +66,15 @@ def profile(request: HttpRequest, namespace: str) -> HttpResponse:
     vectors = Vector.objects.filter(owner=user) if user else Vector.objects.none()
     if not own:
         vectors = vectors.visible_to(request.user)
-    recipes = EquippedModel.objects.none()
+    recipes: list[EquippedModel] = []
     if own:
-        recipes = (
+        recipes = list(
             EquippedModel.objects.filter(history__user=user)
             .select_related("foundation", "target__vector")
             .prefetch_related("terms__version__vector")
             .order_by("-history__created")[:20]
         )
+    ready = ready_among(recipes)
     context = {
         "namespace": user.get_username() if user else namespace,
         "maker": user,
@@ -88,7 +90,11 @@ def profile(request: HttpRequest, namespace: str) -> HttpResponse:
         "equips": sum(vector.equips for vector in vectors),
         "downloads": sum(vector.downloads for vector in vectors),
         "recipes": [
-            {"row": row, "parts": formula_parts(row) if may_see_parts(row, user) else []}
+            {
+                "row": row,
+                "parts": formula_parts(row) if may_see_parts(row, user) else [],
+                "ready": row.pk in ready,
+            }
             for row in recipes
         ],
     }

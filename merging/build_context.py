@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings as site
 from django.utils.translation import gettext as _
 
-from merging.builds import check_may_be_built, current_files, may_stop
-from merging.models import Build, BuildState, EquippedModel
+from merging.builds import check_may_be_built, current_files, etag_of, may_stop
+from merging.models import Build, BuildFile, BuildState, EquippedModel
 from vectors.errors import explain, explain_row
 from vectors.templatetags.armory import size as said
 from vectors.tensorfile.errors import Problem
@@ -30,7 +31,25 @@ def build_context(row: EquippedModel, user: Any) -> dict[str, Any]:
 
 def is_ready(build: Build | None, row: EquippedModel) -> bool:
     """Whether the build's files are those of today's kernel, by its rows alone."""
-    return build is not None and build.state == BuildState.DONE and bool(current_files(build, row))
+    if build is None or build.state != BuildState.DONE or not site.ARMORY_BUILDS_BYTES:
+        return False
+    return bool(current_files(build, row))
+
+
+def ready_among(rows: Sequence[EquippedModel]) -> set[int]:
+    """The keys of those of ``rows`` whose builds are ready, by one query."""
+    if not site.ARMORY_BUILDS_BYTES:
+        return set()
+    files = BuildFile.objects.filter(build__equipped__in=rows, build__state=BuildState.DONE)
+    found: dict[int, dict[str, str]] = {}
+    for pk, path, etag in files.filter(stored=True).values_list("build__equipped", "path", "etag"):
+        found.setdefault(pk, {})[path] = etag
+    return {
+        row.pk
+        for row in rows
+        if row.pk in found
+        and all(etag == etag_of(row, path) for path, etag in found[row.pk].items())
+    }
 
 
 def refused(row: EquippedModel) -> str:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
+from django.conf import settings as site
 from django.db import DatabaseError
 from django.db.models import Q
 from django.utils import timezone
@@ -29,15 +30,17 @@ Stream = Callable[[int, int], Iterator[bytes]]
 
 
 def built_files(equipped_id: int) -> dict[str, BuildFile]:
-    """The files of a recipe that lie in storage, by ETag."""
+    """The files of a recipe that lie in storage, by ETag; none where the operator keeps none."""
     build = Build.objects.filter(equipped=equipped_id).first()
-    if build is None:
+    if build is None or not site.ARMORY_BUILDS_BYTES:
         return {}
     return {file.etag: file for file in build.files.filter(stored=True).select_related("blob")}
 
 
 def built_file(equipped_id: int, etag: str) -> BuildFile | None:
     """One of them."""
+    if not site.ARMORY_BUILDS_BYTES:
+        return None
     files = BuildFile.objects.filter(build__equipped=equipped_id, etag=etag, stored=True)
     return files.select_related("build").first()
 

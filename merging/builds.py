@@ -17,7 +17,7 @@ from merging.models import Build, BuildFile, BuildState, EquippedModel
 from merging.services import may_use
 from vectors import leases
 from vectors.dropping import drop_unreferenced
-from vectors.errors import Refusal, _
+from vectors.errors import Refusal, _, row_of
 from vectors.storage.current import storage
 
 MAX_UNDER_WAY = 3  # builds of one user, waiting or running
@@ -78,7 +78,7 @@ def check_may_be_built(row: EquippedModel) -> None:
     """Raise Refusal where no build of the recipe can ever be kept here."""
     limit = site.ARMORY_BUILDS_BYTES
     if not limit:
-        raise NoBuilds(_("This site keeps no builds; its operator has switched them off."))
+        raise _switched_off()
     if row.nbytes > limit:
         raise NeverFits(
             _(
@@ -143,6 +143,52 @@ def make_room(build: Build, size: int) -> None:
         ours = Build.objects.filter(pk=build.pk, owner_token=build.owner_token)
         ours.update(total_bytes=size)
         _drop(dropped)
+
+
+def keep_to_room() -> int:
+    """Drop what has no room any more because the operator gave builds less; where they have none,
+    end those that wait, too. Called by the sweep; how many were dropped."""
+    limit = site.ARMORY_BUILDS_BYTES
+    if not limit:
+        _end_waiting()
+    if sum(_stored_bytes().values()) <= limit:  # no write lock for nothing
+        return 0
+    with transaction.atomic():
+        pks = set(BuildFile.objects.values_list("build", flat=True))
+        locked = list(Build.objects.select_for_update().filter(pk__in=pks).order_by("pk"))
+        taken = _stored_bytes()
+        used, dropped = sum(taken.values()), []
+        for each in sorted(locked, key=_last_use):
+            if used <= limit:
+                break
+            if each.state != BuildState.RUNNING:
+                used -= taken.get(each.pk, 0)
+                dropped.append(each.pk)
+        _drop(dropped)
+    return len(dropped)
+
+
+def _end_waiting() -> None:
+    """End the builds that no worker is on: none will come to them."""
+    orphaned = Q(state=BuildState.RUNNING, lease_until__lt=timezone.now())
+    for pk in Build.objects.filter(Q(state=BuildState.QUEUED) | orphaned).values_list(
+        "pk", flat=True
+    ):
+        lease = leases.claim(Build, pk)
+        if lease is None:
+            continue
+        build = Build.objects.get(pk=pk)
+        if build.upload:
+            storage().abort(build.upload, build.handle)
+        refusal = _switched_off()
+        try:
+            lease.finish(BuildState.FAILED, error=str(refusal), refusal=row_of(refusal))
+        except leases.LeaseLost:
+            continue  # it took so long that somebody else has it
+
+
+def _switched_off() -> NoBuilds:
+    return NoBuilds(_("This site keeps no builds; its operator has switched them off."))
 
 
 def _last_use(build: Build) -> tuple[datetime, int]:

@@ -154,8 +154,8 @@ def progress_of(job: CheckJob) -> dict[str, Any]:
 def table_of(job: AbilityCheck, row: EquippedModel, user: Any) -> dict[str, Any]:
     """The result of a check as columns, groups of rows, and what stands above them."""
     result = job.result
-    hidden = hidden_from(job, user)
-    rows = [each for each in result["abilities"] if _shown(each, hidden)]
+    known = known_beside(job, user)
+    rows = [each for each in result["abilities"] if _shown(each, known)]
     columns = columns_of(result["models"], row)
     shown = [row_of(each, columns, row) for each in rows]
     groups = [
@@ -178,15 +178,21 @@ def table_of(job: AbilityCheck, row: EquippedModel, user: Any) -> dict[str, Any]
     }
 
 
-def hidden_from(job: AbilityCheck, user: Any) -> set[str]:
-    """Versions whose probes were asked for beside the recipe's own and that ``user`` may not
-    know of: whoever asked may have been let in."""
-    also = job.also.select_related("vector")
-    return {str(version) for version in also if not may_see(user, version)}
+def known_beside(job: AbilityCheck, user: Any) -> set[str]:
+    """Versions whose probes were asked for beside the recipe's own and that ``user`` may know of:
+    whoever asked may have been let in. Under all their names, because a result keeps those of its
+    day."""
+    also = job.also.select_related("vector").prefetch_related("vector__former_names")
+    return {
+        f"{name} v{version.number}".lower()
+        for version in also
+        if version.vector is not None and may_see(user, version)
+        for name in (version.vector, *version.vector.former_names.all())
+    }
 
 
-def _shown(each: dict[str, Any], hidden: set[str]) -> bool:
-    return not (each["role"] == ASKED and each["of"] in hidden)
+def _shown(each: dict[str, Any], known: set[str]) -> bool:
+    return each["role"] != ASKED or each["of"].lower() in known
 
 
 def columns_of(models: Sequence[dict[str, str]], row: EquippedModel) -> list[dict[str, str]]:

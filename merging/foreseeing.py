@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from django.utils.translation import gettext
 
 from merging.engine.expression import parse_expression
+from merging.engine.methods import get_method
+from merging.engine.recipe import MAX_TERMS
 from merging.forecasts import forecast_recipe
-from merging.licences import Mix, licence_of_mix
+from merging.licences import Mix, licence_of_mix, licences_of
 from merging.loadout import Loadout
 from merging.naming import find_version, is_foundation
+from vectors.access import owns
 from vectors.errors import explain
-from vectors.models import Foundation, Vector, Version
+from vectors.models import Foundation, Version
 from vectors.tensorfile.errors import Problem
 
 # From which cosine on a cell of the heatmap is darker: four steps to each side.
 STEPS = (0.05, 0.15, 0.3, 0.5)
+PLAIN = ("task_arithmetic", "linear")  # methods that are a sum, with one factor on all of it
 RANK = ("contradiction", "duplicate", "related", "independent")
 
 Found = Mapping[str, Version | Problem]
@@ -49,18 +54,37 @@ def versions_of(state: Loadout, foundation: Foundation | None, found: Found) -> 
 
 
 def named(state: Loadout) -> list[tuple[str, Decimal]]:
-    """What the loadout adds, by name, typed or in slots."""
+    """What the loadout adds, by name, typed or in slots, as much of each as the sum has in the
+    end."""
     if not state.typed:
-        return state.terms()
+        return _scaled(state.terms(), state.method, state.parameters)
     try:
         parsed = parse_expression(state.typed)
     except Problem:
         return []
-    return [
+    if len(parsed.summands) > MAX_TERMS:
+        return []  # each name asks the database, each pair is compared; no recipe has so many
+    terms = [
         (each.name, each.coefficient)
         for each in parsed.summands
         if each.coefficient and not is_foundation(each.name)
     ]
+    return _scaled(terms, parsed.method, parsed.parameters)
+
+
+def _scaled(
+    terms: list[tuple[str, Decimal]], method: str, parameters: Mapping[str, Any]
+) -> list[tuple[str, Decimal]]:
+    """``terms`` with what a plain sum is multiplied with as a whole. Of other methods the forecast
+    is about the plain sum with the terms' own coefficients."""
+    if method not in PLAIN:
+        return terms
+    said = {each.name: each.default for each in get_method(method).parameters} | dict(parameters)
+    factor, total = said.get("lambda", 1), sum(coefficient for _name, coefficient in terms)
+    if not isinstance(factor, int | float):
+        return terms  # another one for each layer
+    by = total if said["normalize"] is True and total else Decimal(1)
+    return [(name, coefficient * Decimal(str(factor)) / by) for name, coefficient in terms]
 
 
 def forecast_context(
@@ -91,15 +115,20 @@ def forecast_context(
     }
 
 
-def mix_of(foundation: Foundation | None, target: Version | None, terms: Terms) -> Mix | None:
-    """The licence of the mix; None while there is none."""
+def mix_of(
+    foundation: Foundation | None, target: Version | None, terms: Terms, user: Any
+) -> Mix | None:
+    """The licence of the mix; None while there is none. Refused is what equipping it refuses: what
+    is one's own, one may mix as one likes."""
     if foundation is None or not terms:
         return None
-    vectors = [version.vector for version, _coefficient in terms]
-    owners: list[Foundation | Vector | None] = [foundation, target.vector if target else None]
-    return licence_of_mix(
-        [(each.repo_id, each.license) for each in [*owners, *vectors] if each is not None]
-    )
+    versions = [*([target] if target else []), *(version for version, _coefficient in terms)]
+    mix = licence_of_mix(licences_of(foundation, versions))
+    if mix.status == "refused":
+        others = [version for version in versions if not owns(user, version)]
+        if licence_of_mix(licences_of(foundation, others)).status != "refused":
+            return replace(mix, status="labelled")
+    return mix
 
 
 def _label(version: Version | None) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vectors.models import Foundation, Version
 from vectors.tensorfile.errors import Problem, _
 
 Status = Literal["allowed", "labelled", "refused"]
@@ -90,6 +91,13 @@ class Mix:
     reasons: tuple[Problem, ...] = ()
 
 
+def licences_of(foundation: Foundation, versions: Iterable[Version]) -> list[tuple[str, str]]:
+    """The parts of a mix for ``licence_of_mix``: the foundation, then the vectors."""
+    vectors = [version.vector for version in versions]
+    owners = [foundation, *(vector for vector in vectors if vector is not None)]
+    return [(owner.repo_id, owner.license) for owner in owners]
+
+
 def licence_of_mix(parts: Sequence[tuple[str, str]]) -> Mix:
     """The mix of ``parts``, each a repository id and its licence's id (empty: nobody said)."""
     names = list(dict.fromkeys(licence.lower() for _repo, licence in parts))
@@ -138,7 +146,7 @@ def _under(names: Iterable[str], terms: dict[str, Terms]) -> tuple[str, Problem 
         restricted = any(not terms[n].commercial or terms[n].own_terms for n in terms)
         if restricted or len(terms) < len(names):
             return "other", None
-        return ("apache-2.0" if "apache-2.0" in names else names[0]), None
+        return min(names, key=_permissive_order), None
     strictest = next(
         (goal for goal in alike if all(each == goal or (each, goal) in _INTO for each in alike)),
         None,
@@ -162,6 +170,13 @@ def _under(names: Iterable[str], terms: dict[str, Terms]) -> tuple[str, Problem 
                 other=name,
             )
     return strictest, None
+
+
+def _permissive_order(name: str) -> tuple[bool, bool, int]:
+    """Order of the permissive licences: the one that asks for what all the others ask comes first,
+    whatever the order of the parts."""
+    asks_most = ("apache-2.0", "cc-by-4.0", "cc-by-3.0")
+    return name not in asks_most, not KNOWN[name].attribution, list(KNOWN).index(name)
 
 
 def _named_terms(parts: Sequence[tuple[str, str]], terms: dict[str, Terms]) -> list[Problem]:

@@ -87,7 +87,7 @@ class Loadout:
     def from_query(cls, query: QueryDict) -> Loadout:
         """What the query says; what makes no sense in it is left out, as in any address."""
         off = set(query.getlist("off"))
-        names, numbers = query.getlist("v"), query.getlist("c")
+        names, numbers = [_stored(name) for name in query.getlist("v")], query.getlist("c")
         slots = tuple(
             Slot(name[:200], number(numbers[i] if i < len(numbers) else ""), str(i) not in off)
             for i, name in enumerate(names[:MAX_SLOTS])
@@ -96,17 +96,17 @@ class Loadout:
         method = query.get("method", DEFAULT_METHOD)
         method = method if method in METHODS else DEFAULT_METHOD
         return cls(
-            on=query.get("on", "")[:200],
+            on=_stored(query.get("on", ""))[:200],
             slots=slots,
             analogy=Analogy(
-                query.get("ac", "")[:200],
-                query.get("ab", "")[:200],
-                query.get("aa", "")[:200],
+                _stored(query.get("ac", ""))[:200],
+                _stored(query.get("ab", ""))[:200],
+                _stored(query.get("aa", ""))[:200],
                 number(query.get("al", "")),
             ),
             method=method,
             parameters=_parameters(get_method(method), query),
-            name=query.get("name", "").strip()[:80],
+            name=_stored(query.get("name", "")).strip()[:80],
             typed=query.get("typed", "").strip()[:4000],
         )
 
@@ -212,13 +212,18 @@ def _fits_slots(parsed: Expression) -> bool:
     )
 
 
+def _stored(text: str) -> str:
+    """``text`` as a database takes it: PostgreSQL refuses the character 0."""
+    return text.replace("\0", "")
+
+
 def number(text: str) -> Decimal:
     """A coefficient as typed; 1 where it is none."""
     try:
         value = Decimal(text.strip().replace("−", "-").replace(",", "."))
     except InvalidOperation:
         return Decimal(1)
-    if not value.is_finite() or abs(value) > LIMIT:
+    if not value.is_finite() or not -LIMIT <= value <= LIMIT:
         return Decimal(1)
     return round(value, 4).normalize() + 0
 

@@ -62,7 +62,7 @@ def result_of(state: Loadout, user: Any) -> dict[str, Any]:
     found = find_all(state, user)
     slots = [_shown(i, slot, foundation, found) for i, slot in enumerate(state.slots)]
     terms = versions_of(state, foundation, found)
-    mix = mix_of(foundation, target, terms)
+    mix = mix_of(foundation, target, terms, user)
     forecast = forecast_context(foundation, target, terms, user)
     formula = state.formula()
     return {

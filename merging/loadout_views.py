@@ -82,7 +82,7 @@ def _change(request: HttpRequest) -> HttpResponse:
     """Do what the pressed button says. Nothing that was typed is lost, whatever comes of it."""
     state = with_target(Loadout.from_query(request.POST), request.user)
     action, _separator, value = request.POST.get("do", "").partition(":")
-    index = int(value) if value.isdigit() else -1
+    index = int(value) if value.isdecimal() and len(value) < 4 else -1
     try:
         if action == "equip":
             return _equip(request, state)

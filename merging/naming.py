@@ -28,6 +28,8 @@ def find_version(text: str, user: Any) -> Version:
     if _DIGEST.fullmatch(text):
         return granted(_with_digest(text), user, text)
     name, _at, number = text.partition("@")
+    if "\0" in name:
+        return granted([], user, text)  # PostgreSQL would refuse the question
     vectors = Vector.objects.select_related("foundation", "current", "owner")
     if "/" in name:
         found = list(vectors.called(name))
@@ -94,7 +96,7 @@ def find_foundation(text: str) -> Foundation | None:
     """The foundation that a name or a fingerprint means."""
     if _DIGEST.fullmatch(text):
         return Foundation.objects.filter(fingerprint=text).first()
-    return by_name(text)
+    return None if "\0" in text else by_name(text)
 
 
 def find_target(text: str, user: Any) -> tuple[Foundation, Version | None]:
@@ -128,6 +130,8 @@ def check_target(version: Version, text: str) -> Foundation:
 def is_foundation(name: str) -> bool:
     """Whether a name of a sum is a foundation's. Only a bare name may be a part of one's name:
     `ann/llama` is Ann's."""
+    if "\0" in name:
+        return False
     return Foundation.objects.by_repo_id(name).exists() or (
         "/" not in name and find_foundation(name) is not None
     )

@@ -20,7 +20,7 @@ from merging.engine.methods import get_method
 from merging.engine.notation import document_of_recipe
 from merging.engine.recipe import Recipe, make_recipe, recipe_from_json
 from merging.engine.rules import Rule
-from merging.licences import licence_of_mix
+from merging.licences import licence_of_mix, licences_of
 from merging.models import SLUG_DIGITS, Equip, EquippedModel, EquippedTerm
 from merging.naming import (
     NotGranted,
@@ -226,11 +226,9 @@ def _check_licences(
     foundation: Foundation, target: Version | None, versions: Sequence[Version], user: Any
 ) -> None:
     """Refuse a mix that a licence forbids. What is one's own, one may mix as one likes."""
-    parts = [(foundation.repo_id, foundation.license)]
-    for version in [*([target] if target else []), *versions]:
-        if version.vector is not None and not owns(user, version):
-            parts.append((version.vector.repo_id, version.vector.license))
-    mix = licence_of_mix(parts)
+    every = [*([target] if target else []), *versions]
+    others = [version for version in every if not owns(user, version)]
+    mix = licence_of_mix(licences_of(foundation, others))
     if mix.status == "refused":
         raise RecipeError(mix.reasons[0].template, **mix.reasons[0].params)
 
@@ -271,7 +269,11 @@ def count_equip(row: EquippedModel, *, user: Any, visit: str) -> None:
         key = "" if account else visit[:64]
         if Equip.objects.filter(equipped=row, user=account, visit=key).exists():
             return
-        Equip.objects.create(equipped=row, user=account, visit=key)
+        try:
+            with transaction.atomic():
+                Equip.objects.create(equipped=row, user=account, visit=key)
+        except IntegrityError:
+            return  # the button was pressed twice
         EquippedModel.objects.filter(pk=row.pk).update(equips=F("equips") + 1)
         vectors = [term.version.vector_id for term in row.terms.select_related("version")]
         Vector.objects.filter(pk__in=[pk for pk in vectors if pk]).update(equips=F("equips") + 1)

@@ -27,8 +27,8 @@ def sweep_context(
     """The sweeps of a recipe for ``merging/_sweep.html``; ``wanted`` is the key of the one shown,
     else it is the newest."""
     sweeps = list(row.sweeps.order_by("-created")[:SHOWN])
-    chosen = next((each for each in sweeps if each.key.startswith(wanted)), None)
-    job = chosen or (sweeps[0] if sweeps else None)
+    asked = row.sweeps.filter(key__startswith=wanted).first() if wanted.isalnum() else None
+    job = asked or (sweeps[0] if sweeps else None)
     return {
         "weighted": get_method(row.recipe.method).weighted and bool(row.recipe.terms),
         "sweep_form": form or SweepForm(row),

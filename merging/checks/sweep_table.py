@@ -3,7 +3,8 @@
 The rule: of the settings at which no control (and nothing the target could do) lost more than three
 points, the one whose weakest ability keeps most. What an ability keeps is the share of its vector's
 own gain that is left (``table.kept_share``); for a vector that is taken away, the share of the way
-from the target down to chance. Of equals the one with the smaller coefficients wins. Where every
+from the target down to chance, and as much less as it went beyond: there answers are turned round.
+Of equals the one with the smaller coefficients wins. Where every
 setting costs more than those three points, the one that costs least is named, and the result says
 so.
 """
@@ -93,7 +94,8 @@ def _kept(ability: Ability, model: str, scores: Scores) -> float | None:
     floor = (ability.probe.chance or 0.0) * sum(weights)
     if sum(target) <= floor:
         return None
-    return round(min(1.0, (sum(target) - sum(now)) / (sum(target) - floor)), 4)
+    way = (sum(target) - sum(now)) / (sum(target) - floor)
+    return round(1 - abs(1 - way), 4)
 
 
 def _loss(ability: Ability, model: str, scores: Scores) -> float:

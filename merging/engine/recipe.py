@@ -274,7 +274,7 @@ def parse_coefficient(raw: Decimal | str | float | int) -> Decimal:
             _("%(text)s is not a number. A coefficient looks like 1, 0.5 or -0.5."),
             text=str(raw)[:40],
         ) from None
-    if not value.is_finite() or abs(value) > MAX_COEFFICIENT:
+    if not value.is_finite() or not -MAX_COEFFICIENT <= value <= MAX_COEFFICIENT:
         raise RecipeError(
             _("The coefficient %(text)s is out of range: use a number from -100 to 100."),
             text=str(raw)[:40],

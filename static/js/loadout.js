@@ -13,11 +13,12 @@ const list = document.getElementById("inventory-list");
 const timers = {};
 const running = {};
 
-// What a form would send, without what only a button or the server needs.
+// What a form would send, without what only a button or the server needs. Coefficients belong to
+// vectors by their order, so one that is empty while somebody types it keeps its place.
 function query() {
   const fields = new URLSearchParams();
   for (const [key, value] of new FormData(form)) {
-    if (!UNSAID.has(key) && value !== "") fields.append(key, value);
+    if (!UNSAID.has(key) && (value !== "" || key === "c")) fields.append(key, value);
   }
   return fields.toString();
 }

@@ -191,6 +191,15 @@ def test_the_inventory_and_the_strip_follow_without_a_reload(shop: Site, page: P
     expect(coefficient(page, DIGITS)).to_have_value("0.3")
 
 
+def test_a_number_that_is_being_typed_moves_no_other(shop: Site, page: Page) -> None:
+    page.goto(shop.address + LOADOUT)
+    coefficient(page, DIGITS).fill("")
+    formula = page.locator(".formula-text")
+    expect(formula).to_have_text(f"{FOUNDATION} + {DIGITS} + 0.7*{CLOTHES}")
+    page.reload()
+    expect(coefficient(page, CLOTHES)).to_have_value("0.7")
+
+
 def test_it_works_without_a_script(
     shop: Site, browser: Browser, problems: list[str], checked: str
 ) -> None:

@@ -123,7 +123,19 @@ def test_what_is_no_text_is_refused_too(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["nan", "sNaN", "inf", "-Infinity", "100.01", "-101", "1e3", "9" * 500, "1e999999"]
+    "text",
+    [
+        "nan",
+        "sNaN",
+        "inf",
+        "-Infinity",
+        "100.01",
+        "-101",
+        "1e3",
+        "9" * 500,
+        "1e999999",
+        "1e999999999",
+    ],
 )
 def test_a_coefficient_out_of_range_is_refused(text: str) -> None:
     with pytest.raises(RecipeError, match="from -100 to 100"):
@@ -180,6 +192,12 @@ def test_unknown_methods_and_parameters_are_named() -> None:
 def test_a_parameter_of_the_wrong_kind_is_named(parameters: dict[str, Any], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         recipe(parameters=parameters)
+
+
+@pytest.mark.parametrize("value", [float("inf"), 10**400], ids=["inf", "10^400"])
+def test_no_parameter_is_infinite(value: float) -> None:
+    with pytest.raises(RecipeError, match="`r` is"):
+        recipe(method="ramplus_tl", parameters={"r": value})
 
 
 def test_a_sum_of_zero_cannot_be_normalised() -> None:

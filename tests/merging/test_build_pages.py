@@ -20,8 +20,8 @@ from django.utils import timezone
 
 from merging import building
 from merging.builds import start_build
-from merging.models import Build, BuildState, EquippedModel
-from merging.services import equip_expression, equip_terms
+from merging.models import Build, BuildFile, BuildState, EquippedModel
+from merging.services import count_equip, equip_expression, equip_terms
 from tests.hub.test_strangers import KINDS, law, put
 from tests.merging.build_shop import FILES, kept, state, stock, write_sharded
 from tests.people import client_of
@@ -155,9 +155,40 @@ def test_a_refusal_is_read_in_ones_own_language(row: EquippedModel, buyer: User)
     assert "這個模型有 0.0 GB" in html.content.decode()
 
 
-def test_where_builds_are_off_nothing_is_said_of_them(
-    row: EquippedModel, buyer_client: Client
+def test_ones_own_equips_say_which_lie_ready(
+    row: EquippedModel, buyer: User, buyer_client: Client
 ) -> None:
+    mark = '<span class="tag tag-ok">ready</span>'
+
+    def history() -> tuple[int, int]:
+        with CaptureQueriesContext(connection) as queries:
+            html = buyer_client.get("/bruno").content.decode()
+        assert "Your equips" in html
+        return html.count(mark), len(queries)
+
+    count_equip(row, user=buyer, visit="")
+    build = start_build(row=row, user=buyer)
+    assert history()[0] == 0
+    building.run_build(build.pk)
+    found, before = history()
+    assert found == 1
+    others = [equip_expression(f"0.{n}*law", on="", user=buyer) for n in (1, 2, 3)]
+    for other in others:
+        count_equip(other, user=buyer, visit="")
+        building.run_build(start_build(row=other, user=buyer).pk)
+    assert history()[0] == 4
+    assert history()[1] <= before + len(others), "each chip of a formula may take one"
+    BuildFile.objects.filter(build=build).update(etag="of another kernel")
+    assert history()[0] == 3
+    with override_settings(ARMORY_BUILDS_BYTES=0):
+        assert history()[0] == 0
+
+
+def test_where_builds_are_off_nothing_is_said_of_them(
+    row: EquippedModel, buyer: User, buyer_client: Client
+) -> None:
+    building.run_build(start_build(row=row, user=buyer).pk)
+    assert "ready since" in page(buyer_client, row)
     with override_settings(ARMORY_BUILDS_BYTES=0):
         html = page(buyer_client, row)
         assert "Keep it ready" not in html

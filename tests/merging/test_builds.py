@@ -405,6 +405,52 @@ def test_what_is_being_written_is_never_dropped(equip: Equip, owner: User) -> No
     assert (other.state, other.attempt) == (BuildState.QUEUED, 0), "it waits for its turn"
 
 
+def test_less_room_drops_what_does_not_fit_any_more(equip: Equip, owner: User) -> None:
+    rows = [equip(f"law + 0.{n}*mood") for n in (1, 2, 3)]
+    made = [built(row, owner) for row in rows]
+    for build, hours in zip(made, (1, 3, 2), strict=True):
+        used = timezone.now() - timedelta(hours=hours)
+        Build.objects.filter(pk=build.pk).update(last_used=used)
+    assert builds.keep_to_room() == 0
+    with override_settings(ARMORY_BUILDS_BYTES=2 * rows[0].nbytes):
+        assert builds.keep_to_room() == 1
+    states = [Build.objects.get(pk=build.pk).state for build in made]
+    assert states == [BuildState.DONE, BuildState.EVICTED, BuildState.DONE]
+
+
+def test_where_builds_are_switched_off_they_end_and_go(
+    equip: Equip, owner: User, tmp_path: Path
+) -> None:
+    whole, half, waiting = (equip(f"law + 0.{n}*mood") for n in (1, 2, 3))
+    ready = built(whole, owner)
+    orphan = start_build(row=half, user=owner)
+    queued = start_build(row=waiting, user=owner)
+    upload = "0123456789"
+    handle = storage().begin(upload, 4)
+    storage().write_part(upload, handle, 1, 0, iter([b"left"]))
+    Build.objects.filter(pk=orphan.pk).update(
+        state=BuildState.RUNNING,
+        lease_until=timezone.now() - timedelta(seconds=1),
+        upload=upload,
+        handle=handle,
+    )
+    files = kept(ready)
+    with override_settings(ARMORY_BUILDS_BYTES=0):
+        with closing(Opened(whole)) as opened:
+            assert not any(file.built for file in opened.computed), "it is not read any more"
+        assert builds.keep_to_room() == 1
+        assert builds.keep_to_room() == 0
+    ready.refresh_from_db()
+    assert (ready.state, kept(ready)) == (BuildState.EVICTED, {})
+    assert not any(storage().size(sha256) for sha256 in files.values())
+    for build in (orphan, queued):
+        build.refresh_from_db()
+        assert build.state == BuildState.FAILED
+        assert "switched them off" in build.error
+    assert not staged(tmp_path)
+    assert built(waiting, owner).state == BuildState.DONE, "switched on, it can be started again"
+
+
 def published(row: EquippedModel, owner: User, folder: Path, foundation: Foundation) -> Version:
     """The equipped model, downloaded and uploaded again as a vector: the same bytes."""
     folder.mkdir()

@@ -35,10 +35,12 @@ from merging.loadout import Loadout
 from merging.models import EquippedModel
 from merging.reopening import loadout_url
 from merging.services import equip_expression
+from merging.sweep_context import SHOWN
 from merging.templatetags.checks import verified_together
 from tests.engine.models import foundation as make_state
 from tests.engine.models import tuned
 from tests.people import client_of
+from vectors.claims import rename
 from vectors.importing import add_foundation, add_vector
 from vectors.leases import JobState
 from vectors.models import Access, Foundation, Grant, Vector, Visibility
@@ -333,6 +335,19 @@ def test_probes_of_a_private_vector_are_shown_to_who_may_know_of_it(
     assert names == ["law", "mood", "news"]
 
 
+@pytest.mark.parametrize("name", ["ancient", "News"])
+def test_probes_of_a_vector_that_was_renamed_are_as_private(
+    name: str, row: EquippedModel, vectors: dict[str, Vector], owner: User, client: Client
+) -> None:
+    job = measured(row, GOOD, vectors["news"].current)
+    rename(vectors["news"], name=name)
+    assert "news v1" in page(client, row)
+    Vector.objects.filter(name=name).update(visibility=Visibility.PRIVATE)
+    assert "news" not in page(client, row)
+    groups = table_of(job, row, owner)["groups"]
+    assert [each["name"] for group in groups for each in group["rows"]] == ["law", "mood", "news"]
+
+
 # --- the table -------------------------------------------------------------------------------
 
 
@@ -519,6 +534,19 @@ def swept(row: EquippedModel) -> CoefficientSweep:
             "problems": [],
         },
     )
+
+
+def test_a_sweep_is_shown_however_many_came_after_it(
+    row: EquippedModel, swept: CoefficientSweep, client: Client
+) -> None:
+    for number in range(SHOWN):
+        CoefficientSweep.objects.create(
+            equipped=row, key=f"{number}" * 64, settings=[["0.1", "0.1"], ["0.2", "0.2"]]
+        )
+    assert "swept" in page(client, row, "?sweep=abababababab")
+    assert "swept" not in page(client, row, "?sweep=0000"), "it has not run yet"
+    for unknown in ("ffff", "%25", "%00"):
+        assert page(client, row, f"?sweep={unknown}")
 
 
 def test_a_sweep_is_a_picture_and_a_table_and_its_best_opens_as_a_loadout(

@@ -19,6 +19,8 @@ def mix(*licences: str):
         (("mit",), "allowed", "mit", True, True),
         (("mit", "mit"), "allowed", "mit", True, True),
         (("mit", "apache-2.0"), "allowed", "apache-2.0", True, True),
+        (("cc0-1.0", "cc-by-4.0"), "allowed", "cc-by-4.0", True, True),
+        (("unlicense", "mit"), "allowed", "mit", True, True),
         (("apache-2.0", "gpl-3.0"), "allowed", "gpl-3.0", True, True),
         (("cc-by-sa-4.0", "gpl-3.0"), "allowed", "gpl-3.0", True, True),
         (("lgpl-3.0", "agpl-3.0", "mit"), "allowed", "agpl-3.0", True, True),
@@ -44,8 +46,9 @@ def test_what_the_parts_make_of_their_mix(
 def test_the_order_of_the_parts_does_not_matter() -> None:
     for pair in itertools.combinations(KNOWN, 2):
         one, other = mix(*pair), mix(*reversed(pair))
-        assert (one.status, one.commercial, one.shareable) == (
+        assert (one.status, one.licence, one.commercial, one.shareable) == (
             other.status,
+            other.licence,
             other.commercial,
             other.shareable,
         ), pair

@@ -9,17 +9,21 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AnonymousUser, User
 from django.db import connection
+from django.db.models import QuerySet
 from django.http import HttpResponse, QueryDict
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from merging.engine.errors import RecipeError
 from merging.engine.methods import METHODS
 from merging.loadout import Analogy, Loadout, Slot, read_formula
 from merging.models import EquippedModel, SavedLoadout
+from merging.naming import find_target, is_foundation
+from merging.services import count_equip, equip_expression
 from tests.engine.models import foundation as make_state
 from tests.engine.models import tuned
 from tests.vectors.test_shop import folder_with
@@ -29,6 +33,7 @@ from vectors.models import Foundation, Grant, Sketch, Vector, Visibility
 words = st.text("abz09-", min_size=1, max_size=9).map(lambda text: f"a{text}z")
 names = st.tuples(words, words).map("/".join)
 coefficients = st.decimals(-100, 100, places=2).map(lambda value: value.normalize() + 0)
+letters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 slots = st.builds(Slot, names, coefficients, st.booleans())
 
 
@@ -38,7 +43,7 @@ slots = st.builds(Slot, names, coefficients, st.booleans())
     chosen=st.lists(slots, max_size=5, unique_by=lambda slot: slot.name),
     analogy=st.builds(Analogy, names, names, names, coefficients) | st.just(Analogy()),
     method=st.sampled_from(sorted(METHODS)),
-    name=st.text(max_size=20).map(str.strip),
+    name=st.text(letters, max_size=20).map(str.strip),
 )
 def test_a_link_is_the_whole_loadout(
     on: str, chosen: list[Slot], analogy: Analogy, method: str, name: str
@@ -68,10 +73,16 @@ def test_what_slots_cannot_show_stays_as_it_was_typed() -> None:
     assert not state.slots
 
 
-@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "1e999", "1000", "0x10"])
+@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "1e999", "1e999999999", "1000", "0x10"])
 def test_a_number_that_is_none_is_one(text: str) -> None:
     state = Loadout.from_query(QueryDict(f"v=ann/a&c={text}"))
     assert state.slots[0].coefficient == 1
+
+
+@pytest.mark.parametrize("text", ["inf", "1e999", "nan", "9" * 400])
+def test_a_parameter_that_is_no_number_is_left_out(text: str) -> None:
+    state = Loadout.from_query(QueryDict(f"v=ann/a&method=ramplus_tl&p_r={text}"))
+    assert state.formula() == "ramplus_tl(ann/a)"
 
 
 @pytest.fixture
@@ -132,6 +143,37 @@ def test_each_button_changes_one_thing_and_keeps_the_rest(shop: Foundation, clie
 
 
 @database
+@pytest.mark.parametrize("number", ["²", "９", "9" * 5000, "-1", "x", ""])
+def test_a_button_of_a_slot_there_is_not_changes_nothing(
+    shop: Foundation, client: Client, number: str
+) -> None:
+    for verb in ("remove", "negate"):
+        answer = client.post("/loadout", {"v": "olive/law", "c": "1", "do": f"{verb}:{number}"})
+        assert state_after(answer).slots == (Slot("olive/law"),)
+
+
+@database
+def test_an_address_too_long_to_read_is_a_bad_request(shop: Foundation, client: Client) -> None:
+    answer = client.get("/loadout", {"v": ["olive/law"] * 1001})
+    assert answer.status_code == 400
+    assert "This request cannot be read" in answer.content.decode()
+
+
+@database
+def test_no_database_is_asked_for_the_character_0(shop: Foundation, client: Client) -> None:
+    """PostgreSQL refuses it, and an address may say it."""
+    state = Loadout.from_query(QueryDict("v=a%00b&on=a%00b&name=a%00b&ac=a%00b&ab=a&aa=%00"))
+    assert "\0" not in repr(state)
+    assert (state.on, state.name, state.slots[0].name) == ("ab", "ab", "ab")
+    with CaptureQueriesContext(connection) as queries:
+        for name in ("a\0b", "ann/a\0b"):
+            with pytest.raises(RecipeError):
+                find_target(name, AnonymousUser())
+            assert not is_foundation(name)
+    assert not queries.captured_queries
+
+
+@database
 def test_a_typed_formula_fills_the_slots(shop: Foundation, client: Client) -> None:
     state = state_after(press(client, "read", "formula=lab/tiny+%2B+0.5*olive/law+-+olive/mood"))
     assert state.on == "lab/tiny"
@@ -178,10 +220,41 @@ def test_the_forecast_follows_the_query(shop: Foundation, client: Client) -> Non
     assert "lab/tiny + 0.5*olive/law" in opposite
 
 
+@database
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("v=olive/law&c=0.5&v=olive/mood&c=0.5", "v=olive/law&c=1&v=olive/mood&c=1&p_lambda=0.5"),
+        ("v=olive/law&c=0.5&v=olive/mood&c=0.5", "v=olive/law&c=1&v=olive/mood&c=1&method=linear"),
+        ("v=olive/law&c=0.75", "typed=task_arithmetic(olive/law, lambda=0.75)"),
+        ("v=olive/law&c=1", "v=olive/law&c=4&p_normalize=true"),
+    ],
+)
+def test_the_size_is_that_of_the_sum_as_it_is_computed(
+    one: str, other: str, shop: Foundation, client: Client
+) -> None:
+    sizes = []
+    for query in (one, other):
+        page = client.get(f"/loadout/forecast?on=lab/tiny&{query}").content.decode()
+        sizes.append(re.findall(r'size-meter"[^>]* value="([\d.]+)"', page))
+    assert sizes[0] == sizes[1] != []
+
+
 def strip_of(page: str) -> list[str]:
     """The bars of the sum's strip, as they are read aloud."""
     (strip,) = re.findall(r'aria-label="Strength of the sum per layer">(.*?)</ol>', page, re.DOTALL)
     return re.findall(r'<span class="hush">([^<]*)</span>', strip)
+
+
+@database
+def test_a_typed_sum_of_hundreds_is_not_looked_into(shop: Foundation, client: Client) -> None:
+    for names in ("olive/law " * 250, "".join(f"a{number} " for number in range(700))):
+        typed = "+".join(names.split())[:4000].rstrip("+a")
+        with CaptureQueriesContext(connection) as queries:
+            answer = client.get("/loadout/forecast", {"typed": typed})
+        assert answer.status_code == 200
+        assert len(queries) < 20
+        assert "Each against each" not in answer.content.decode()
 
 
 @database
@@ -345,6 +418,18 @@ def test_a_loadout_is_kept_under_an_address_of_its_own(
 
 
 @database
+def test_a_button_that_is_pressed_twice_counts_once(
+    shop: Foundation, owner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = equip_expression("olive/law", on="", user=owner)
+    monkeypatch.setattr(QuerySet, "exists", lambda _rows: False)  # neither sees the other
+    for _press in range(2):
+        count_equip(row, user=owner, visit="")
+    row.refresh_from_db()
+    assert (row.equips, Vector.objects.get(name="law").equips) == (1, 1)
+
+
+@database
 def test_a_mix_that_a_licence_forbids_is_refused(
     shop: Foundation, client: Client, owner_client: Client
 ) -> None:
@@ -355,5 +440,9 @@ def test_a_mix_that_a_licence_forbids_is_refused(
     press(client, "equip", query)
     assert not EquippedModel.objects.exists()
     assert "allows no derived works" in client.get("/loadout").content.decode()
+    page = owner_client.get(f"/loadout?{query}").content.decode()
+    assert "This mix is not allowed" not in page
+    assert not re.search(r'value="equip"[^>]* aria-disabled', page)
+    assert "Not to be passed on as it is" in page
     press(owner_client, "equip", query)
     assert EquippedModel.objects.exists(), "what is one's own, one may mix as one likes"

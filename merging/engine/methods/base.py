@@ -12,7 +12,7 @@ A method comes in one of three shapes:
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -63,10 +63,9 @@ class Parameter:
             raise RecipeError(_("`%(name)s` is true or false."), name=self.name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise RecipeError(_("`%(name)s` is a number."), name=self.name)
-        if self.type is int and math.isfinite(value) and value != int(value):
-            raise RecipeError(_("`%(name)s` is a whole number."), name=self.name)
-        low = -np.inf if self.minimum is None else self.minimum
-        high = np.inf if self.maximum is None else self.maximum
+        # Nothing is infinite: neither JSON nor an expression could say it again.
+        low = -sys.float_info.max if self.minimum is None else self.minimum
+        high = sys.float_info.max if self.maximum is None else self.maximum
         if not low <= value <= high:
             raise RecipeError(
                 _("`%(name)s` is %(value)s; it must be from %(low)s to %(high)s."),
@@ -75,6 +74,8 @@ class Parameter:
                 low=low,
                 high=high,
             )
+        if self.type is int and value != int(value):
+            raise RecipeError(_("`%(name)s` is a whole number."), name=self.name)
         return float(value) + 0.0  # a zero has one sign, or equal settings would differ
 
     def read(self, raw: Any) -> Any:

@@ -121,6 +121,23 @@ def test_a_setting_that_costs_a_control_is_not_the_best() -> None:
     assert (lost["index"], lost["within"]) == (1, False)
 
 
+@pytest.mark.parametrize(("right", "index", "weakest"), [
+    ((100, 40), 0, 1.0),  # of two labels, half right is guessing
+    ((40, 96), 1, 0.95),  # far below that, the answers are turned round
+    ((140, 120), 1, 0.75),
+])  # fmt: skip
+def test_what_is_taken_away_is_best_forgotten(
+    right: tuple[int, int], index: int, weakest: float
+) -> None:
+    taken = Ability(probe("One"), TERM, "a/one", Decimal(-1), "alone-1")
+    found = {(taken.key, f"setting-{n}"): scores(each) for n, each in enumerate(right)}
+    found[taken.key, "target"] = scores(180)
+    settings = [[Decimal(-1)], [Decimal("-1.5")]]
+    best = best_of([taken], settings, ["setting-0", "setting-1"], found)
+    assert best is not None
+    assert (best["index"], best["weakest"]) == (index, weakest)
+
+
 def test_of_equals_the_smaller_coefficients() -> None:
     assert best((172, 172, 150), (172, 172, 150))["index"] == 0
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from django.contrib.auth.models import AnonymousUser
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
@@ -209,10 +210,11 @@ def make_equipped(
         rules=rules,
     )
     existing = EquippedModel.objects.filter(hash=recipe.hash).first()
-    if existing is not None:
-        return existing
     chosen = {version.digest: version for version, *_rest in reversed(terms)}
     versions = [chosen[term.ref] for term in recipe.terms]
+    if existing is not None:
+        _name_for_all(existing, target, versions)
+        return existing
     with opened_recipe(recipe, foundation, target, versions) as equipment:
         nbytes, report = equipment.model.size, equipment.report.as_data()
     report["parts"] = parts_data(foundation, target, versions)
@@ -262,6 +264,27 @@ def _store(
     return row
 
 
+def _name_for_all(row: EquippedModel, target: Version | None, versions: Sequence[Version]) -> None:
+    """Let the recipe name these public parts in place of private ones with the very same content.
+
+    Equal recipes are one recipe. Where its maker's vectors are private and others have public
+    twins of them, the names of the private ones are not for those who come by the twins.
+    """
+    parts = [*versions, *([target] if target else [])]
+    if all(map(_is_public, parts_of(row))) or not all(map(_is_public, parts)):
+        return
+    with transaction.atomic():
+        row.report["parts"] = parts_data(row.foundation, target, versions)
+        row.target = target
+        row.save(update_fields=["report", "target"])
+        for term, version in zip(row.terms.order_by("position"), versions, strict=True):
+            EquippedTerm.objects.filter(pk=term.pk).update(version=version)
+
+
+def _is_public(version: Version) -> bool:
+    return may_see(AnonymousUser(), version)
+
+
 def count_equip(row: EquippedModel, *, user: Any, visit: str) -> None:
     """Count an equip once per account, or once per visit of a stranger."""
     with transaction.atomic():
@@ -290,8 +313,18 @@ def missing_grants(row: EquippedModel, user: Any) -> list[Version]:
 
 
 def may_see_recipe(row: EquippedModel, user: Any) -> bool:
-    """Whether ``user`` may know of the recipe: whether they may of each of its parts."""
-    return all(any(may_see(user, v) for v in _same(part)) for part in parts_of(row))
+    """Whether ``user`` may know of the recipe: whether they may of each of its parts.
+
+    A public twin of a private part does not do: the page would name the private one. Who equips
+    the twin gives the recipe its name (``_name_for_all``).
+    """
+
+    def may_know(part: Version) -> bool:
+        if may_see(user, part):
+            return True
+        return any(may_see(user, twin) and not _is_public(twin) for twin in _same(part))
+
+    return all(map(may_know, parts_of(row)))
 
 
 def parts_of(row: EquippedModel) -> list[Version]:

@@ -110,17 +110,17 @@ def commit_of_files(row: EquippedModel, files: tuple[HubFile, ...]) -> str:
     return row.slug + commit_id(tree, salt=row.hash)[SLUG_DIGITS:]
 
 
-_listings: OrderedDict[tuple[int, datetime, str], tuple[HubFile, ...]] = OrderedDict()
+_listings: OrderedDict[tuple[int, datetime, str, str], tuple[HubFile, ...]] = OrderedDict()
 _lock = Lock()
 
 
 def equipped_files(row: EquippedModel) -> tuple[HubFile, ...]:
     """Every file of the equipped model, sizes from headers alone.
 
-    Recipe, versions, what the card says and the kernel never change, so a listing is kept: only
-    the hashes of computed files are looked up anew.
+    Recipe, versions and the kernel never change, what the card says hardly ever, so a listing is
+    kept: only the hashes of computed files are looked up anew.
     """
-    key = (row.pk, row.created, KERNEL)
+    key = (row.pk, row.created, KERNEL, str(row.report.get("parts")))
     with _lock:
         files = _listings.get(key)
         if files is not None:

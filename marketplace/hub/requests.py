@@ -74,9 +74,6 @@ def hub_view(
                         headers={"Allow": ", ".join(methods)},
                     )
                 caller, told = _admit(request)
-                if "\0" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
-                    # Nothing is called so, and PostgreSQL would not even look.
-                    raise HubError(404, _("There is nothing of the kind here."))
                 check_scope(caller, scope)
                 try:
                     response = view(request, caller, *args, **kwargs)

@@ -118,7 +118,14 @@ def test_a_card_may_escape_such_text(olive: Hub) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["/api/models/olive/a%00b", "/api/models?filter=%00", "/olive/law/resolve/main/a%00b"],
+    [
+        "/api/models/olive/a%00b",
+        "/api/models?filter=%00",
+        "/olive/law/resolve/main/a%00b",
+        "/olive/l%00aw",
+        "/equipped/a%00b",
+        "/vectors?q=%00",
+    ],
 )
 def test_nothing_has_nul_in_its_name(
     law: Vector, client: Client, django_assert_num_queries: Any, address: str

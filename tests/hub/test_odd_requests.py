@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
+from django.db import connection, transaction
 from django.test import AsyncRequestFactory, Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import resolve
@@ -24,7 +24,7 @@ from tests.vectors.conftest import local_storage
 from vectors import claims, uploads
 from vectors.cards import read_card
 from vectors.keeping import store_bytes
-from vectors.models import Access, Claim, Foundation, Upload, Vector, Visibility
+from vectors.models import Access, Claim, Foundation, Upload, Vector, Version, Visibility
 
 __all__ = ["local_storage"]  # a fixture
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("local_storage")]
@@ -249,8 +249,9 @@ def as_sent(method: str, address: str) -> Any:
 # --- files -----------------------------------------------------------------------------------
 
 
-def add(row: Foundation, path: str, content: bytes) -> None:
-    row.files.create(path=path, blob=store_bytes(content))
+def add(row: Foundation | Version, path: str, content: bytes) -> None:
+    with transaction.atomic():
+        row.files.create(path=path, blob=store_bytes(content))
 
 
 def header_of(text: bytes) -> bytes:
@@ -307,7 +308,7 @@ def config(law: Vector) -> str:
     """The hash by which olive/law tells its adapter_config.json, whose base model is rewritten."""
     assert law.current is not None
     content = b'{"base_model_name_or_path": "/tmp/base", "note": "\\ud800"}'
-    law.current.files.create(path="adapter_config.json", blob=store_bytes(content))
+    add(law.current, "adapter_config.json", content)
     rows = Client().get("/api/models/olive/law/tree/main").json()
     return next(row["lfs"]["oid"] for row in rows if row["path"] == "adapter_config.json")
 
